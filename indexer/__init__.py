@@ -1,0 +1,1 @@
+"""Archives in, rows out: decode, segment, tokenize, store."""

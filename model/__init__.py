@@ -1,0 +1,1 @@
+"""The tokenizer: sound in, token string out."""

@@ -1,0 +1,177 @@
+"""Codebooks: spherical k-means over unit embeddings, and a product quantiser for what the centroids leave over.
+
+Spherical k-means: Dhillon and Modha 2001. Product quantisation of residuals: Jégou, Douze and Schmid 2011.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+
+MIN_SIZE, MAX_SIZE = 512, 8_192
+FRAMES_PER_CENTROID = 20  # of the archive; see `codebook_size`
+PQ_PARTS, PQ_SIZE = 8, 256
+_BLOCK = 1_024  # rows of a similarity matrix held at a time
+ITERATIONS = 10
+FIT_FRAMES = 16  # per centroid: more serve it no better and cost time
+
+
+class CodebookError(ValueError):
+    """A codebook cannot be fitted to, or used with, what was given."""
+
+    code = "codebook_invalid"
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """Unit `centroids` float32 [K, dim], and a product quantiser of residuals `pq` float32 [M, 256, dim / M] or None."""
+
+    centroids: Float32
+    pq: Float32 | None = None
+
+    def __post_init__(self) -> None:
+        if self.centroids.ndim != 2 or not 0 < len(self.centroids) <= 65_536:
+            raise CodebookError(f"centroids of shape {self.centroids.shape}: [K, dim] with K <= 65,536 is needed")
+        if self.pq is not None:
+            parts, size, width = self.pq.shape
+            if size > 256 or parts * width != self.dim:
+                raise CodebookError(f"a product quantiser of shape {self.pq.shape} for {self.dim} dimensions")
+
+    @property
+    def size(self) -> int:
+        """K."""
+        return len(self.centroids)
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of an embedding."""
+        return int(self.centroids.shape[1])
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all numbers: two codebooks are the same if this is."""
+        digest = hashlib.sha256(repr((self.centroids.shape, None if self.pq is None else self.pq.shape)).encode())
+        digest.update(np.ascontiguousarray(self.centroids, "<f4").tobytes())
+        if self.pq is not None:
+            digest.update(np.ascontiguousarray(self.pq, "<f4").tobytes())
+        return digest.hexdigest()
+
+    def assign(self, embeddings: Float32) -> npt.NDArray[np.uint16]:
+        """Nearest centroid of each embedding: float32 [frames, dim] to uint16 [frames]."""
+        return _nearest(embeddings, self.centroids).astype(np.uint16)
+
+    def encode(self, embeddings: Float32, ids: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
+        """Codes of what `ids` leave over: uint8 [frames, M]. Raises CodebookError without a product quantiser."""
+        if self.pq is None:
+            raise CodebookError("this codebook has no product quantiser")
+        parts, _, width = self.pq.shape
+        residual = embeddings - self.centroids[ids]
+        codes = np.empty((len(embeddings), parts), np.uint8)
+        for part in range(parts):
+            codes[:, part] = _nearest_euclidean(residual[:, part * width : (part + 1) * width], self.pq[part])
+        return codes
+
+    def decode(self, ids: npt.NDArray[np.uint16], codes: npt.NDArray[np.uint8] | None) -> Float32:
+        """Approximate embeddings float32 [frames, dim], not normalised."""
+        out = self.centroids[ids].copy()
+        if codes is not None and self.pq is not None:
+            parts, _, width = self.pq.shape
+            for part in range(parts):
+                out[:, part * width : (part + 1) * width] += self.pq[part][codes[:, part]]
+        return out
+
+
+def codebook_size(frames: int) -> int:
+    """K for an archive of so many frames: the power of two nearest to frames / 20, within 512 to 8,192."""
+    exponent = round(float(np.log2(max(1.0, frames / FRAMES_PER_CENTROID))))
+    return int(np.clip(2**exponent, MIN_SIZE, MAX_SIZE))
+
+
+def fit_codebook(
+    embeddings: Float32, size: int, *, seed: int = 0, iterations: int = ITERATIONS, parts: int = PQ_PARTS
+) -> Codebook:
+    """Centroids and product quantiser fitted to unit `embeddings` float32 [frames, dim], without labels.
+
+    `parts` = 0 leaves the product quantiser out. Raises CodebookError where there are fewer frames than centroids.
+    """
+    centroids = spherical_kmeans(embeddings, size, seed=seed, iterations=iterations)
+    if parts == 0:
+        return Codebook(centroids)
+    rng = np.random.default_rng(seed)
+    sample = embeddings[rng.permutation(len(embeddings))[:50_000]]
+    residual = sample - centroids[_nearest(sample, centroids)]
+    width = embeddings.shape[1] // parts
+    pq = np.stack(
+        [_kmeans(residual[:, p * width : (p + 1) * width], PQ_SIZE, rng, iterations) for p in range(parts)]
+    )
+    return Codebook(centroids, pq)
+
+
+def spherical_kmeans(embeddings: Float32, size: int, *, seed: int = 0, iterations: int = ITERATIONS) -> Float32:
+    """Unit centroids float32 [size, dim] of unit `embeddings`; an empty cluster moves to the worst-served frames."""
+    if len(embeddings) < size:
+        raise CodebookError(f"{len(embeddings)} frames cannot carry {size} centroids")
+    rng = np.random.default_rng(seed)
+    points = embeddings[rng.permutation(len(embeddings))[: FIT_FRAMES * size]]
+    centroids = points[:size].copy()
+    for iteration in range(iterations):
+        # The first half of the way is as well found on fewer points.
+        part = points[: FIT_FRAMES // 2 * size] if iteration < iterations // 2 else points
+        ids, similarity = _nearest_with_similarity(part, centroids)
+        sums = _sums(part, ids, size)
+        counts = np.bincount(ids, minlength=size)
+        empty = np.flatnonzero(counts == 0)
+        if len(empty):
+            worst = np.argpartition(similarity, len(empty) - 1)[: len(empty)]
+            sums[empty] = part[worst]
+        norms = np.linalg.norm(sums, axis=1, keepdims=True)
+        centroids = np.where(norms > 1e-6, sums / np.maximum(norms, 1e-6), centroids).astype(np.float32)
+    return centroids
+
+
+def _kmeans(points: Float32, size: int, rng: np.random.Generator, iterations: int) -> Float32:
+    """Euclidean k-means; with fewer points than centroids the points are repeated."""
+    centroids = points[rng.choice(len(points), size, replace=len(points) < size)].astype(np.float32)
+    for _ in range(iterations):
+        ids = _nearest_euclidean(points, centroids)
+        counts = np.bincount(ids, minlength=size)[:, None]
+        sums = _sums(points, ids, size)
+        centroids = np.where(counts > 0, sums / np.maximum(counts, 1), centroids).astype(np.float32)
+    return centroids
+
+
+def _sums(points: Float32, ids: npt.NDArray[np.integer], size: int) -> Float32:
+    """Sum of the points of each cluster, float32 [size, dim], in a fixed order."""
+    order = np.argsort(ids, kind="stable")
+    present, first = np.unique(ids[order], return_index=True)
+    out = np.zeros((size, points.shape[1]), np.float32)
+    out[present] = np.add.reduceat(points[order], first, axis=0)
+    return out
+
+
+def _nearest(points: Float32, centroids: Float32) -> npt.NDArray[np.int64]:
+    return _nearest_with_similarity(points, centroids)[0]
+
+
+def _nearest_with_similarity(points: Float32, centroids: Float32) -> tuple[npt.NDArray[np.int64], Float32]:
+    ids = np.empty(len(points), np.int64)
+    similarity = np.empty(len(points), np.float32)
+    for start in range(0, len(points), _BLOCK):
+        block = points[start : start + _BLOCK] @ centroids.T
+        best = block.argmax(1)
+        ids[start : start + _BLOCK] = best
+        similarity[start : start + _BLOCK] = block[np.arange(len(block)), best]
+    return ids, similarity
+
+
+def _nearest_euclidean(points: Float32, centroids: Float32) -> npt.NDArray[np.int64]:
+    half_square = 0.5 * (centroids**2).sum(1)
+    ids = np.empty(len(points), np.int64)
+    for start in range(0, len(points), _BLOCK):
+        ids[start : start + _BLOCK] = (points[start : start + _BLOCK] @ centroids.T - half_square).argmax(1)
+    return ids

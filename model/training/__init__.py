@@ -1,0 +1,1 @@
+"""Training of tokenizers; the only package that imports torch."""

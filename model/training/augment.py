@@ -1,0 +1,74 @@
+"""What a room, a microphone and the world do to speech, on whole batches: gain, tilt, noise, reverberation, telephone band."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.audio import SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Probabilities and ranges; levels in dB, times in seconds."""
+
+    gain_db: tuple[float, float] = (-20.0, 6.0)
+    noise: float = 0.5
+    snr_db: tuple[float, float] = (3.0, 25.0)
+    room: float = 0.33
+    decay_s: tuple[float, float] = (0.1, 0.7)
+    tilt: float = 0.5
+    tilt_db: float = 9.0  # at the edge of the band, up or down
+    telephone: float = 0.08
+
+
+def _uniform(low: float, high: float, shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=generator, device=device)
+
+
+def _room_responses(count: int, spec: Augmentation, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Direct sound and exponentially decaying noise, float32 [count, samples], each of unit energy."""
+    length = int(spec.decay_s[1] * SAMPLE_RATE)
+    time = torch.arange(length, device=device) / SAMPLE_RATE
+    decay = _uniform(*spec.decay_s, (count, 1), generator, device)
+    tail = torch.randn((count, length), generator=generator, device=device) * torch.exp(-6.9 * time / decay)
+    tail = tail / tail.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    wet = 10 ** (_uniform(-12.0, 3.0, (count, 1), generator, device) / 20)
+    response = tail * wet
+    response[:, 0] += 1.0
+    return response / response.norm(dim=1, keepdim=True)
+
+
+def augment(waveform: Tensor, noise: Tensor, spec: Augmentation, generator: torch.Generator) -> Tensor:
+    """A changed copy of float32 [batch, samples]; `noise` of the same shape is added to some rows.
+
+    All in the frequency domain at once: room, tilt and band are one product of spectra.
+    """
+    batch, samples = waveform.shape
+    device = waveform.device
+    points = samples + int(spec.decay_s[1] * SAMPLE_RATE)
+    points += points % 2
+    bins = points // 2 + 1
+    response = torch.ones((batch, bins), dtype=torch.complex64, device=device)
+    in_room = torch.rand(batch, generator=generator, device=device) < spec.room
+    if in_room.any():
+        rooms = _room_responses(int(in_room.sum()), spec, generator, device)
+        response[in_room] = torch.fft.rfft(rooms, points)
+    at = torch.linspace(-1.0, 1.0, bins, device=device)
+    tilted = (torch.rand((batch, 1), generator=generator, device=device) < spec.tilt).float()
+    tilt_db = _uniform(-spec.tilt_db, spec.tilt_db, (batch, 1), generator, device) * tilted
+    response *= 10 ** (tilt_db * at / 20)
+    narrow = torch.rand((batch, 1), generator=generator, device=device) < spec.telephone
+    hz = torch.linspace(0, SAMPLE_RATE / 2, bins, device=device)
+    band = ((hz > 300) & (hz < 3_400)).float()[None].expand(batch, -1)
+    response *= torch.where(narrow, band.clamp(min=1e-3), torch.ones_like(band))
+    out = torch.fft.irfft(torch.fft.rfft(waveform, points) * response, points)[:, :samples]
+
+    noisy = torch.rand((batch, 1), generator=generator, device=device) < spec.noise
+    snr = _uniform(*spec.snr_db, (batch, 1), generator, device)
+    level = out.square().mean(1, keepdim=True) / noise.square().mean(1, keepdim=True).clamp(min=1e-9)
+    out = out + noise * torch.where(noisy, (level * 10 ** (-snr / 10)).sqrt(), torch.zeros_like(level))
+    gain = 10 ** (_uniform(*spec.gain_db, (batch, 1), generator, device) / 20)
+    return (out * gain).clamp(-1.0, 1.0)

@@ -1,0 +1,115 @@
+"""Recordings packed on disk: one file of samples, one table of where each recording lies."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from model import audio
+from model.encoder import FRAME_SAMPLES
+
+SAMPLES_FILE, TABLE_FILE = "samples.i16", "recordings.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One training recording as the manifest names it."""
+
+    path: str
+    language: str
+    speaker: str
+    kind: str  # "speech" or "noise"
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Recordings one after another, each a whole number of frames long.
+
+    `samples` int16 [total], `start` and `frames` int64 [recordings] in frames of 640 samples.
+    """
+
+    samples: npt.NDArray[np.int16]
+    start: npt.NDArray[np.int64]
+    frames: npt.NDArray[np.int64]
+    entries: list[Entry]
+
+    def recordings(self, kind: str) -> npt.NDArray[np.int64]:
+        """Numbers of the recordings of one kind."""
+        return np.array([i for i, entry in enumerate(self.entries) if entry.kind == kind], np.int64)
+
+    def waveform(self, recording: int) -> npt.NDArray[np.int16]:
+        """int16 [frames * 640] of one recording."""
+        first = int(self.start[recording]) * FRAME_SAMPLES
+        return self.samples[first : first + int(self.frames[recording]) * FRAME_SAMPLES]
+
+
+def read_manifest(path: Path, splits: Iterable[str]) -> list[Entry]:
+    """Entries of a manifest (TSV: path, corpus, language, speaker, split, text, seconds) that are in `splits`."""
+    wanted = set(splits)
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return [
+            Entry(row["path"], row["language"], row["speaker"], "noise" if row["split"] == "noise" else "speech")
+            for row in rows
+            if row["split"] in wanted
+        ]
+
+
+def scan_folder(folder: Path) -> list[Entry]:
+    """Every file below `folder` as speech without labels, for training on one's own archive."""
+    return [
+        Entry(str(path.relative_to(folder)), "", "", "speech") for path in sorted(folder.rglob("*")) if path.is_file()
+    ]
+
+
+def _decode(path: str) -> npt.NDArray[np.int16] | None:
+    try:
+        samples = audio.read(path)
+    except audio.AudioError:
+        return None
+    whole = len(samples) - len(samples) % FRAME_SAMPLES
+    return np.round(samples[:whole] * 32767.0).astype(np.int16)
+
+
+def write_pack(entries: list[Entry], folder: Path, work: Path, workers: int) -> Pack:
+    """Decode `entries` (below `folder`) into `work`; files that cannot be decoded or are under a frame are left out."""
+    work.mkdir(parents=True, exist_ok=True)
+    start: list[int] = []
+    frames: list[int] = []
+    kept: list[Entry] = []
+    total = 0
+    partial = work / (SAMPLES_FILE + ".partial")
+    with partial.open("wb") as out, ProcessPoolExecutor(workers) as pool:
+        paths = [str(folder / entry.path) for entry in entries]
+        decoded = pool.map(_decode, paths, chunksize=16)
+        for entry, samples in zip(entries, tqdm(decoded, "decode", len(entries), unit="file"), strict=True):
+            if samples is None or len(samples) == 0:
+                continue
+            samples.tofile(out)
+            kept.append(entry)
+            start.append(total)
+            frames.append(len(samples) // FRAME_SAMPLES)
+            total += frames[-1]
+    partial.rename(work / SAMPLES_FILE)
+    table = {"start": start, "frames": frames, "entries": [vars(entry) for entry in kept]}
+    (work / TABLE_FILE).write_text(json.dumps(table), encoding="utf-8")
+    return read_pack(work)
+
+
+def read_pack(work: Path) -> Pack:
+    """The pack that `write_pack` left in `work`; samples stay on disk until they are touched."""
+    table = json.loads((work / TABLE_FILE).read_text(encoding="utf-8"))
+    return Pack(
+        samples=np.memmap(work / SAMPLES_FILE, np.int16, "r"),
+        start=np.array(table["start"], np.int64),
+        frames=np.array(table["frames"], np.int64),
+        entries=[Entry(**entry) for entry in table["entries"]],
+    )

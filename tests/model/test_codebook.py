@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from model.codebook import Codebook, CodebookError, codebook_size, fit_codebook, spherical_kmeans
+
+
+def clusters(count: int, each: int, dim: int, spread: float, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((count, dim))
+    points = np.repeat(centres / np.linalg.norm(centres, axis=1, keepdims=True), each, axis=0)
+    points = points + spread * rng.standard_normal(points.shape)
+    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_kmeans_finds_clear_clusters() -> None:
+    points = clusters(16, 50, 32, 0.02)
+    centroids = spherical_kmeans(points, 16)
+    ids = Codebook(centroids).assign(points)
+    assert np.allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-5)
+    # Every true cluster lies whole in one code; restarts are not needed thanks to the moving of empty clusters.
+    assert sum(len(set(ids[i * 50 : (i + 1) * 50])) == 1 for i in range(16)) >= 14
+
+
+def test_every_iteration_serves_the_points_no_worse() -> None:
+    points = clusters(40, 30, 24, 0.3)
+    served = [
+        float((points @ spherical_kmeans(points, 32, iterations=i).T).max(1).mean()) for i in (0, 1, 2, 4, 8)
+    ]
+    assert served == sorted(served)
+
+
+def test_assign_agrees_with_the_textbook() -> None:
+    points = clusters(20, 10, 16, 0.5)
+    codebook = fit_codebook(points, 12, parts=4, iterations=3)
+    slow = [max(range(12), key=lambda k: float(p @ codebook.centroids[k])) for p in points]
+    assert codebook.assign(points).tolist() == slow
+    codes = codebook.encode(points, codebook.assign(points))
+    assert codebook.pq is not None
+    for point, token, code in zip(points[:20], codebook.assign(points), codes, strict=False):
+        residual = (point - codebook.centroids[token]).reshape(4, 4)
+        for part in range(4):
+            distance = ((codebook.pq[part] - residual[part]) ** 2).sum(1)
+            assert distance[code[part]] == pytest.approx(distance.min(), abs=1e-6)
+
+
+def test_codes_bring_embeddings_closer() -> None:
+    points = clusters(60, 40, 32, 0.4)
+    codebook = fit_codebook(points, 32, parts=8)
+    ids = codebook.assign(points)
+    rough = np.square(points - codebook.decode(ids, None)).sum(1).mean()
+    fine = np.square(points - codebook.decode(ids, codebook.encode(points, ids))).sum(1).mean()
+    assert fine < 0.5 * rough
+
+
+def test_the_same_points_give_the_same_codebook_and_others_another() -> None:
+    points = clusters(20, 30, 16, 0.3)
+    assert fit_codebook(points, 16, parts=4).sha256 == fit_codebook(points, 16, parts=4).sha256
+    assert fit_codebook(points, 16, parts=4).sha256 != fit_codebook(points, 16, parts=4, seed=1).sha256
+    assert fit_codebook(points, 16, parts=4).sha256 != fit_codebook(points, 16, parts=0).sha256
+
+
+@pytest.mark.parametrize(("frames", "size"), [(0, 512), (10_000, 512), (24_300, 1_024), (79_000, 4_096), (10**9, 8_192)])
+def test_size_grows_with_the_archive(frames: int, size: int) -> None:
+    assert codebook_size(frames) == size
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(CodebookError, match="3 frames cannot carry 8"):
+        spherical_kmeans(clusters(3, 1, 8, 0.1), 8)
+    with pytest.raises(CodebookError):
+        Codebook(np.zeros((0, 4), np.float32))
+    with pytest.raises(CodebookError):
+        Codebook(np.ones((4, 16), np.float32), np.zeros((4, 256, 3), np.float32))
+    with pytest.raises(CodebookError, match="no product quantiser"):
+        codebook = Codebook(clusters(4, 1, 8, 0.1))
+        codebook.encode(codebook.centroids, codebook.assign(codebook.centroids))
