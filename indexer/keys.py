@@ -11,10 +11,10 @@ CLASSES = 256  # coarse classes of centroids; a bigram of classes is one 16-bit 
 
 
 def coarse_classes(codebook: Codebook) -> npt.NDArray[np.uint8]:
-    """The coarse class of each centroid, uint8 [K]: neighbouring centroids share one. Follows from the codebook alone."""
+    """The coarse class of each centroid, uint8 [K]: neighbours share one. Follows from the codebook alone."""
     size = min(CLASSES, codebook.size)
     centres = spherical_kmeans(codebook.centroids, size, seed=0)
-    return (codebook.centroids @ centres.T).argmax(1).astype(np.uint8)
+    return np.asarray((codebook.centroids @ centres.T).argmax(1), np.uint8)
 
 
 def ngram_keys(ids: npt.NDArray[np.uint16], classes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:

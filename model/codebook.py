@@ -1,6 +1,7 @@
 """Codebooks: spherical k-means over unit embeddings, and a product quantiser for what the centroids leave over.
 
 Spherical k-means: Dhillon and Modha 2001. Product quantisation of residuals: Jégou, Douze and Schmid 2011.
+Tokens with a price on each change: duration-penalised dynamic programming, Kamper and van Niekerk 2021.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -16,6 +18,7 @@ Float32 = npt.NDArray[np.float32]
 MIN_SIZE, MAX_SIZE = 512, 8_192
 FRAMES_PER_CENTROID = 20  # of the archive; see `codebook_size`
 PQ_PARTS, PQ_SIZE = 8, 256
+SWITCH_PENALTY = 0.1  # cosine that a change of token must gain over its run; docs/decisions.md has the figures
 _BLOCK = 1_024  # rows of a similarity matrix held at a time
 ITERATIONS = 10
 FIT_FRAMES = 16  # per centroid: more serve it no better and cost time
@@ -29,10 +32,14 @@ class CodebookError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """Unit `centroids` float32 [K, dim], and a product quantiser of residuals `pq` float32 [M, 256, dim / M] or None."""
+    """Unit `centroids` float32 [K, dim], and a product quantiser of residuals `pq` float32 [M, 256, dim / M] or None.
+
+    `switch_penalty` is the cosine that a change of token costs, see `tokenize`.
+    """
 
     centroids: Float32
     pq: Float32 | None = None
+    switch_penalty: float = SWITCH_PENALTY
 
     def __post_init__(self) -> None:
         if self.centroids.ndim != 2 or not 0 < len(self.centroids) <= 65_536:
@@ -55,7 +62,8 @@ class Codebook:
     @property
     def sha256(self) -> str:
         """Hash of all numbers: two codebooks are the same if this is."""
-        digest = hashlib.sha256(repr((self.centroids.shape, None if self.pq is None else self.pq.shape)).encode())
+        shapes = self.centroids.shape, None if self.pq is None else self.pq.shape
+        digest = hashlib.sha256(repr((*shapes, self.switch_penalty)).encode())
         digest.update(np.ascontiguousarray(self.centroids, "<f4").tobytes())
         if self.pq is not None:
             digest.update(np.ascontiguousarray(self.pq, "<f4").tobytes())
@@ -64,6 +72,16 @@ class Codebook:
     def assign(self, embeddings: Float32) -> npt.NDArray[np.uint16]:
         """Nearest centroid of each embedding: float32 [frames, dim] to uint16 [frames]."""
         return _nearest(embeddings, self.centroids).astype(np.uint16)
+
+    def tokenize(self, embeddings: Float32) -> npt.NDArray[np.uint16]:
+        """The token of each frame of one stretch: float32 [frames, dim] to uint16 [frames].
+
+        The sequence with the highest sum of cosines less `switch_penalty` for each change of token, so that a frame
+        which lies between two centroids does not flicker. Without a penalty it is `assign`.
+        """
+        if len(embeddings) == 0:
+            return np.zeros(0, np.uint16)
+        return np.asarray(_steady_path(embeddings @ self.centroids.T, np.float32(self.switch_penalty)), np.uint16)
 
     def encode(self, embeddings: Float32, ids: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
         """Codes of what `ids` leave over: uint8 [frames, M]. Raises CodebookError without a product quantiser."""
@@ -106,9 +124,7 @@ def fit_codebook(
     sample = embeddings[rng.permutation(len(embeddings))[:50_000]]
     residual = sample - centroids[_nearest(sample, centroids)]
     width = embeddings.shape[1] // parts
-    pq = np.stack(
-        [_kmeans(residual[:, p * width : (p + 1) * width], PQ_SIZE, rng, iterations) for p in range(parts)]
-    )
+    pq = np.stack([_kmeans(residual[:, p * width : (p + 1) * width], PQ_SIZE, rng, iterations) for p in range(parts)])
     return Codebook(centroids, pq)
 
 
@@ -152,6 +168,26 @@ def _sums(points: Float32, ids: npt.NDArray[np.integer], size: int) -> Float32:
     out = np.zeros((size, points.shape[1]), np.float32)
     out[present] = np.add.reduceat(points[order], first, axis=0)
     return out
+
+
+@numba.njit(nogil=True, cache=True)
+def _steady_path(similarity: Float32, penalty: np.float32) -> npt.NDArray[np.int32]:
+    """Best path through [frames, K] where each change costs `penalty`; a change comes from the best state."""
+    frames, size = similarity.shape
+    stayed = np.zeros((frames, size), np.bool_)
+    best = np.zeros(frames, np.int32)
+    total = similarity[0].copy()
+    for t in range(1, frames):
+        best[t] = total.argmax()
+        changed = total[best[t]] - penalty
+        for k in range(size):
+            stayed[t, k] = total[k] >= changed
+            total[k] = max(total[k], changed) + similarity[t, k]
+    path = np.zeros(frames, np.int32)
+    path[-1] = total.argmax()
+    for t in range(frames - 1, 0, -1):
+        path[t - 1] = path[t] if stayed[t, path[t]] else best[t]
+    return path
 
 
 def _nearest(points: Float32, centroids: Float32) -> npt.NDArray[np.int64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +68,7 @@ class _Graph:
     def axes(self, *values: int) -> str:
         return self.constant("axes_" + "_".join(str(v) for v in values), np.array(values, np.int64))
 
-    def op(self, kind: str, *inputs: str, out: str | None = None, **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
         name = out or f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
         return name
@@ -97,7 +98,7 @@ def _encoder(g: _Graph, x: str, shape: EncoderShape, weights: dict[str, npt.NDAr
     def parameter(name: str) -> str:
         return g.constant(name, weights[name])
 
-    def convolution(x: str, name: str, **attributes: object) -> str:
+    def convolution(x: str, name: str, **attributes: Any) -> str:
         weight = g.constant(f"{name}.weight", weights[f"{name}.weight"][:, :, None])
         return g.op("Conv", x, weight, parameter(f"{name}.bias"), **attributes)
 
@@ -106,7 +107,9 @@ def _encoder(g: _Graph, x: str, shape: EncoderShape, weights: dict[str, npt.NDAr
         return g.op("Add", g.op("MatMul", x, weight), parameter(f"{name}.bias"))
 
     def norm(x: str, name: str) -> str:
-        return g.op("LayerNormalization", x, parameter(f"{name}.weight"), parameter(f"{name}.bias"), axis=-1, epsilon=1e-5)
+        return g.op(
+            "LayerNormalization", x, parameter(f"{name}.weight"), parameter(f"{name}.bias"), axis=-1, epsilon=1e-5
+        )
 
     for stem in ("stem.0", "stem.1"):
         x = g.op("Gelu", convolution(x, stem, strides=[1, STEM_STRIDE], pads=[0, STEM_PAD] * 2))

@@ -34,11 +34,11 @@ def mel_bank(mels: int, fft: int, low_hz: float, high_hz: float) -> Float32:
     rise = (bins[None, :] - hz[:-2, None]) / (hz[1:-1, None] - hz[:-2, None])
     fall = (hz[2:, None] - bins[None, :]) / (hz[2:, None] - hz[1:-1, None])
     bank = np.clip(np.minimum(rise, fall), 0.0, None) * (2.0 / (hz[2:] - hz[:-2]))[:, None]
-    return bank.astype(np.float32)
+    return np.asarray(bank, np.float32)
 
 
 def fourier_basis(window: int, fft: int) -> Float32:
-    """Hann-windowed cosines then sines, float32 [2 * (fft // 2 + 1), window]: a convolution with stride gives the STFT."""
+    """Hann-windowed cosines then sines, float32 [2 * (fft // 2 + 1), window]: the filters of an STFT."""
     time = np.arange(window)
     hann = 0.5 - 0.5 * np.cos(2.0 * np.pi * time / window)
     angle = 2.0 * np.pi * np.outer(np.arange(fft // 2 + 1), time) / fft

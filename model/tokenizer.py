@@ -1,4 +1,4 @@
-"""The tokenizer at run time: one ONNX file, samples in, embeddings and token strings out; all that indexer and service use."""
+"""The tokenizer at run time: one ONNX file; samples in, embeddings and token strings out."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Tokenizer:
         return np.concatenate(parts)
 
     def tokenize(self, samples: Samples, codebook: Codebook | None = None, offset: float = 0.0) -> TokenString:
-        """The token string of one clip, by `codebook` or by the tokenizer's own, with codes where it has a quantiser."""
+        """The token string of a clip, by `codebook` or by the tokenizer's own, with codes where that has a quantiser."""
         return self.collapse(self.embed(samples), codebook, offset)
 
     def collapse(self, embeddings: Float32, codebook: Codebook | None = None, offset: float = 0.0) -> TokenString:
@@ -107,7 +107,7 @@ class Tokenizer:
         codebook = codebook or self.codebook
         if codebook.dim != self.codebook.dim:
             raise CodebookError(f"a codebook of {codebook.dim} dimensions for a tokenizer of {self.codebook.dim}")
-        ids = codebook.assign(embeddings)
+        ids = codebook.tokenize(embeddings)
         pq = None if codebook.pq is None else codebook.encode(embeddings, ids)
         return TokenString.from_frames(ids, self.info.frame_seconds, offset, pq)
 

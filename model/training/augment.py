@@ -1,4 +1,4 @@
-"""What a room, a microphone and the world do to speech, on whole batches: gain, tilt, noise, reverberation, telephone band."""
+"""What rooms, microphones and the world do to speech, in batches: gain, tilt, noise, reverberation, telephone band."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ class Augmentation:
     telephone: float = 0.08
 
 
-def _uniform(low: float, high: float, shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=generator, device=device)
+def _uniform(
+    low: float, high: float, shape: tuple[int, ...], generator: torch.Generator, device: torch.device
+) -> Tensor:
+    return torch.empty(shape, device=device).uniform_(low, high, generator=generator)
 
 
 def _room_responses(count: int, spec: Augmentation, generator: torch.Generator, device: torch.device) -> Tensor:
@@ -38,7 +40,7 @@ def _room_responses(count: int, spec: Augmentation, generator: torch.Generator, 
     wet = 10 ** (_uniform(-12.0, 3.0, (count, 1), generator, device) / 20)
     response = tail * wet
     response[:, 0] += 1.0
-    return response / response.norm(dim=1, keepdim=True)
+    return torch.nn.functional.normalize(response, dim=1)
 
 
 def augment(waveform: Tensor, noise: Tensor, spec: Augmentation, generator: torch.Generator) -> Tensor:
@@ -64,7 +66,7 @@ def augment(waveform: Tensor, noise: Tensor, spec: Augmentation, generator: torc
     hz = torch.linspace(0, SAMPLE_RATE / 2, bins, device=device)
     band = ((hz > 300) & (hz < 3_400)).float()[None].expand(batch, -1)
     response *= torch.where(narrow, band.clamp(min=1e-3), torch.ones_like(band))
-    out = torch.fft.irfft(torch.fft.rfft(waveform, points) * response, points)[:, :samples]
+    out: Tensor = torch.fft.irfft(torch.fft.rfft(waveform, points) * response, points)[:, :samples]
 
     noisy = torch.rand((batch, 1), generator=generator, device=device) < spec.noise
     snr = _uniform(*spec.snr_db, (batch, 1), generator, device)

@@ -55,7 +55,7 @@ class DistilSettings:
 
 @dataclass(frozen=True)
 class Batch:
-    """Waveforms float32 [batch, samples], noise alike, targets float32 [batch, frames, dim], valid bool [batch, frames]."""
+    """Waveform and noise float32 [batch, samples], target float32 [batch, frames, dim], valid bool [batch, frames]."""
 
     waveform: Tensor
     noise: Tensor
@@ -187,7 +187,9 @@ def distil(sampler: Sampler, work: Path, device: torch.device, settings: DistilS
     student = Student(settings.shape).to(device)
     average = Student(settings.shape).to(device).requires_grad_(False)
     average.load_state_dict(student.state_dict())
-    optimizer = torch.optim.AdamW(student.parameters(), settings.learning_rate, (0.9, 0.98), weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        student.parameters(), settings.learning_rate, (0.9, 0.98), weight_decay=settings.weight_decay
+    )
     state = _State()
     checkpoint = work / CHECKPOINT_FILE
     if checkpoint.exists():
@@ -235,7 +237,7 @@ def distil(sampler: Sampler, work: Path, device: torch.device, settings: DistilS
                 )
             loss = 1.0 - cosine + settings.contrast * contrast
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
             optimizer.step()
             decay = min(settings.average, (1.0 + state.step) / (10.0 + state.step))

@@ -102,10 +102,10 @@ def fit_own_codebook(student: Student, pack: data.Pack, device: torch.device, se
 
 def save_codebook(codebook: Codebook, path: Path) -> None:
     """As arrays `centroids` and, if there is one, `pq`."""
-    arrays = {"centroids": codebook.centroids}
-    if codebook.pq is not None:
-        arrays["pq"] = codebook.pq
-    np.savez(path, **arrays)
+    if codebook.pq is None:
+        np.savez(path, centroids=codebook.centroids)
+    else:
+        np.savez(path, centroids=codebook.centroids, pq=codebook.pq)
 
 
 def load_codebook(path: Path) -> Codebook:

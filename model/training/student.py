@@ -62,11 +62,10 @@ class Student(nn.Module):
         super().__init__()
         self.shape = shape
         self.log_mel = LogMel()
-        stem = {"stride": STEM_STRIDE, "padding": STEM_PAD}
         self.stem = nn.ModuleList(
             [
-                nn.Conv1d(frontend.MELS, shape.width, STEM_KERNEL, **stem),
-                nn.Conv1d(shape.width, shape.width, STEM_KERNEL, **stem),
+                nn.Conv1d(frontend.MELS, shape.width, STEM_KERNEL, STEM_STRIDE, STEM_PAD),
+                nn.Conv1d(shape.width, shape.width, STEM_KERNEL, STEM_STRIDE, STEM_PAD),
             ]
         )
         self.blocks = nn.ModuleList(ConvNeXtBlock(shape) for _ in range(shape.blocks))

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from model.audio import SAMPLE_RATE
+from model.encoder import FRAME_SAMPLES
 from model.frontend import fourier_basis, mel_bank
-from model.training.data import FRAME_SAMPLES, Pack
+from model.training.data import Pack
 
 PUBLISHED_AS = "openai/whisper-base"
 SHA256 = "24e01a450caf34d3d35e074c387404fab3e9d717b2fb848d6a2d7ae032694aa1"  # of the float16 tensors, see `fingerprint`
@@ -95,8 +96,8 @@ class Teacher(nn.Module):
         real, imaginary = spectrum.chunk(2, dim=1)
         mel = self.bank @ (real.square() + imaginary.square())
         log = mel.clamp(min=1e-10).log10()
-        log = torch.maximum(log, log.amax(dim=(1, 2), keepdim=True) - 8.0)
-        return (log + 4.0) / 4.0
+        floor = log.amax(dim=(1, 2), keepdim=True) - 8.0
+        return torch.maximum(log, floor).add(4.0).div(4.0)
 
     def forward(self, waveform: Tensor) -> Tensor:
         with torch.autocast(waveform.device.type, enabled=False):
@@ -105,8 +106,8 @@ class Teacher(nn.Module):
         x = F.gelu(self.conv2(x)).transpose(1, 2) + self.positional_embedding
         for block in self.blocks:
             x = block(x)
-        x = self.ln_post(x.float())
-        return x.view(len(x), WINDOW_FRAMES, 2, WIDTH).mean(2)
+        out: Tensor = self.ln_post(x.float())
+        return out.view(len(out), WINDOW_FRAMES, 2, WIDTH).mean(2)
 
 
 _PUBLISHER_NAMES = {

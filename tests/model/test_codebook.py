@@ -1,5 +1,9 @@
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from model.codebook import Codebook, CodebookError, codebook_size, fit_codebook, spherical_kmeans
 
@@ -23,9 +27,7 @@ def test_kmeans_finds_clear_clusters() -> None:
 
 def test_every_iteration_serves_the_points_no_worse() -> None:
     points = clusters(40, 30, 24, 0.3)
-    served = [
-        float((points @ spherical_kmeans(points, 32, iterations=i).T).max(1).mean()) for i in (0, 1, 2, 4, 8)
-    ]
+    served = [float((points @ spherical_kmeans(points, 32, iterations=i).T).max(1).mean()) for i in (0, 1, 2, 4, 8)]
     assert served == sorted(served)
 
 
@@ -41,6 +43,23 @@ def test_assign_agrees_with_the_textbook() -> None:
         for part in range(4):
             distance = ((codebook.pq[part] - residual[part]) ** 2).sum(1)
             assert distance[code[part]] == pytest.approx(distance.min(), abs=1e-6)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 7), st.sampled_from([0.0, 0.1, 0.4, 3.0]))
+def test_tokens_are_the_best_of_all_sequences(seed: int, frames: int, penalty: float) -> None:
+    codebook = Codebook(clusters(3, 1, 8, 0.0, seed), switch_penalty=penalty)
+    points = clusters(frames, 1, 8, 0.0, seed + 1)
+    similarity = points @ codebook.centroids.T
+
+    def worth(path: tuple[int, ...]) -> float:
+        changes = sum(a != b for a, b in itertools.pairwise(path))
+        return float(sum(similarity[t, k] for t, k in enumerate(path))) - penalty * changes
+
+    best = max(worth(path) for path in itertools.product(range(3), repeat=frames))
+    assert worth(tuple(codebook.tokenize(points).tolist())) == pytest.approx(best, abs=1e-5)
+    if penalty == 0.0:
+        assert codebook.tokenize(points).tolist() == codebook.assign(points).tolist()
 
 
 def test_codes_bring_embeddings_closer() -> None:
@@ -59,7 +78,9 @@ def test_the_same_points_give_the_same_codebook_and_others_another() -> None:
     assert fit_codebook(points, 16, parts=4).sha256 != fit_codebook(points, 16, parts=0).sha256
 
 
-@pytest.mark.parametrize(("frames", "size"), [(0, 512), (10_000, 512), (24_300, 1_024), (79_000, 4_096), (10**9, 8_192)])
+@pytest.mark.parametrize(
+    ("frames", "size"), [(0, 512), (10_000, 512), (24_300, 1_024), (79_000, 4_096), (10**9, 8_192)]
+)
 def test_size_grows_with_the_archive(frames: int, size: int) -> None:
     assert codebook_size(frames) == size
 
@@ -71,6 +92,6 @@ def test_what_cannot_be_is_refused() -> None:
         Codebook(np.zeros((0, 4), np.float32))
     with pytest.raises(CodebookError):
         Codebook(np.ones((4, 16), np.float32), np.zeros((4, 256, 3), np.float32))
+    codebook = Codebook(clusters(4, 1, 8, 0.1))
     with pytest.raises(CodebookError, match="no product quantiser"):
-        codebook = Codebook(clusters(4, 1, 8, 0.1))
         codebook.encode(codebook.centroids, codebook.assign(codebook.centroids))

@@ -33,7 +33,9 @@ from model.training.student import LogMel, Student
 from tests.training.corpus import write_corpus
 
 SMALL = EncoderShape(width=16, hidden=32, blocks=2, kernel=5, dim=16)
-QUICK = DistilSettings(minutes=0.15, warmup_steps=10, batch=4, contrast_frames=64, evaluate_steps=5, checkpoint_s=0.5, shape=SMALL)
+QUICK = DistilSettings(
+    minutes=0.15, warmup_steps=10, batch=4, contrast_frames=64, evaluate_steps=5, checkpoint_s=0.5, shape=SMALL
+)
 
 
 def random_teacher() -> teacher.Teacher:
@@ -188,7 +190,9 @@ def test_training_learns_and_leaves_all_that_export_needs(work: Path, tmp_path: 
     lines = [json.loads(line) for line in (run / LOG_FILE).read_text().splitlines()]
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert scores["held_out_cosine"] > lines[0]["held_out_cosine"]
-    stages.save_codebook(stages.fit_own_codebook(stages.load_student(run), sampler.pack, torch.device("cpu")), run / stages.CODEBOOK_FILE)
+    stages.save_codebook(
+        stages.fit_own_codebook(stages.load_student(run), sampler.pack, torch.device("cpu")), run / stages.CODEBOOK_FILE
+    )
     stages.export_work(run, Description("tiny", "1", "Apache-2.0", "nothing"), tmp_path / "tiny.onnx")
     assert Tokenizer(tmp_path / "tiny.onnx").codebook.dim == SMALL.dim
 

@@ -1,0 +1,1 @@
+"""How well the product finds what is said, measured through its own command line."""

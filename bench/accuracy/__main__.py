@@ -1,0 +1,96 @@
+"""Run development tasks through the command line and print one table in Markdown.
+
+    python -m bench.accuracy --speech SPEECH --tasks TASKS [--task english …] [--baseline] [--depth 200]
+
+SPEECH holds dev/<task>/ with the recordings, TASKS holds <task>.json with its clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.accuracy import mfcc
+
+ROW = "| {task} | {what} | {map} | {mrr} | {p10} | {mtwv} |"
+HEAD = "| task | what | MAP | MRR | P@10 | MTWV (beta) |\n|---|---|---|---|---|---|"
+
+
+def sayagain(home: str, *words: str, **settings: str) -> dict[str, Any]:
+    """One run of the command with its JSON."""
+    environment = {**os.environ, "SAYAGAIN_HOME": home, **settings}
+    command = [sys.executable, "-m", "service", *words, "--json"]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def row(task: str, what: str, f: dict[str, Any]) -> str:
+    """One line of the table."""
+    return ROW.format(
+        task=task, what=what, map=f"{f['map']:.4f}", mrr=f"{f['mrr']:.3f}", p10=f"{f['p10']:.3f}",
+        mtwv=f"{f['mtwv']:.3f} ({f['beta']:g})",
+    )  # fmt: skip
+
+
+def measure(task: str, arguments: argparse.Namespace) -> list[str]:
+    """All rows of one task."""
+    file, folder = arguments.tasks / f"{task}.json", arguments.speech / "dev" / task
+    rows = []
+    if arguments.baseline:
+        for name, f in mfcc.evaluate(file, folder).items():
+            rows.append(row(task, f"MFCC subsequence DTW, {name}", asdict(f)))
+    with tempfile.TemporaryDirectory() as home:
+        codes = ["--codes"] if arguments.codes else []
+        report = sayagain(home, "index", str(folder), "--archive", task, *codes)
+        runs: list[tuple[str, list[str], dict[str, str]]] = [("isolated", [], {})]
+        has_times = all(q["source"][1] is not None for q in json.loads(file.read_text())["queries"])
+        if has_times:
+            runs.append(("in its sentence", ["--in-context", "--folder", str(folder)], {}))
+        runs += [
+            (f"isolated, {depth} candidates by keys", [], {"SAYAGAIN_CANDIDATE_DEPTH": str(depth)})
+            for depth in arguments.depth
+        ]
+        speeds = []
+        for what, words, settings in runs:
+            result = sayagain(home, "evaluate", str(file), "--archive", task, *words, **settings)
+            for name, f in result["figures"].items():
+                rows.append(row(task, f"{what}, {name}", f))
+            speeds.append(f"{what}: {result['median_ms']} ms, {result['failed']} clips failed")
+    rows.append(
+        f"\n{task}: {report['audio_s'] / 3600:.2f} h, {report['tokens_per_s']:.1f} tokens a second of speech, "
+        f"codebook {report['codebook']}, {report['bytes_per_hour'] / 1e6:.2f} MB an hour on disk, "
+        f"indexed at {report['times_real_time']:.0f} times real time with the codebook's fit; median a query: "
+        + "; ".join(speeds)
+    )
+    return rows
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--speech", type=Path, required=True)
+    parser.add_argument("--tasks", type=Path, required=True)
+    parser.add_argument("--task", nargs="+", default=["english", "malayalam"])
+    parser.add_argument("--baseline", action="store_true", help="measure MFCC subsequence DTW as well")
+    parser.add_argument(
+        "--depth", type=int, nargs="*", default=[200], help="also with so few candidates, chosen by keys"
+    )
+    parser.add_argument("--codes", action="store_true", help="index with product quantiser codes")
+    arguments = parser.parse_args()
+    print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}\n\n{HEAD}")
+    for task in arguments.task:
+        for line in measure(task, arguments):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

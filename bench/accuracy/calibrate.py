@@ -1,0 +1,85 @@
+"""Fit the logistic map of `service.search.calibration` to development tasks and print it with its error.
+
+    python -m bench.accuracy.calibrate --speech SPEECH --tasks TASKS [--task english malayalam]
+
+Each task weighs the same. A located hit is right by its midpoint; without times, a recording's best hit counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from bench.accuracy.__main__ import sayagain
+from service.clips import read_clip
+from service.deps import Backend
+from service.evaluation import Ranked, judge, read_task
+from service.search.calibration import DEFAULT_MAP
+from service.search.engine import Request
+from service.settings import Settings
+
+
+def pairs(home: str, task: Path, archive: str) -> tuple[np.ndarray, np.ndarray]:
+    """Distances of all hits that count, and whether they are right."""
+    backend = Backend.open(Settings(home=Path(home)))
+    distances, right = [], []
+    for query in read_task(task):
+        answer = backend.search.search(Request([read_clip(task.parent / query.clip, backend.settings)], archive, 1_000))
+        hits = [Ranked(h.recording.name, h.start_s, h.end_s, h.score) for h in answer.hits]
+        timed = all(place.start_s is not None for place in query.relevant)
+        for score, correct in judge(query, hits, timed).hits:
+            score = min(max(score, 1e-300), 1 - 1e-12)
+            distances.append((math.log(score / (1 - score)) - DEFAULT_MAP.bias) / DEFAULT_MAP.slope)
+            right.append(correct)
+    backend.close()
+    return np.array(distances), np.array(right)
+
+
+def calibration_error(scores: np.ndarray, right: np.ndarray, weight: np.ndarray) -> float:
+    """Expected calibration error over ten bins of equal width (Naeini et al. 2015), of scores of .05 and more."""
+    bins = np.minimum((scores * 10).astype(int), 9)
+    chosen = scores >= 0.05
+    error = 0.0
+    for b in range(10):
+        at = chosen & (bins == b)
+        if at.any():
+            gap = abs(np.average(scores[at], weights=weight[at]) - np.average(right[at], weights=weight[at]))
+            error += gap * weight[at].sum() / weight[chosen].sum()
+    return float(error)
+
+
+def main() -> None:
+    """Index, ask, fit, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--speech", type=Path, required=True)
+    parser.add_argument("--tasks", type=Path, required=True)
+    parser.add_argument("--task", nargs="+", default=["english", "malayalam"])
+    arguments = parser.parse_args()
+    distances, right, weights = [], [], []
+    for task in arguments.task:
+        with tempfile.TemporaryDirectory() as home:
+            sayagain(home, "index", str(arguments.speech / "dev" / task), "--archive", task)
+            distance, correct = pairs(home, arguments.tasks / f"{task}.json", task)
+        distances.append(distance)
+        right.append(correct)
+        weights.append(np.full(len(distance), 1e5 / len(distance)))
+    x, y, w = np.concatenate(distances), np.concatenate(right), np.concatenate(weights)
+    model = LogisticRegression(C=1e6).fit(x[:, None], y, w)
+    slope, bias = float(model.coef_[0, 0]), float(model.intercept_[0])
+    scores = 1 / (1 + np.exp(-(slope * x + bias)))
+    print(f"slope {slope:.3f}, bias {bias:.3f}; expected calibration error {calibration_error(scores, y, w):.3f}")
+    for low in np.arange(0, 1, 0.1):
+        at = (scores >= low) & (scores < low + 0.1)
+        if at.any():
+            print(
+                f"score {low:.1f} to {low + 0.1:.1f}: right {np.average(y[at], weights=w[at]):.3f} of {at.sum()} hits"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""From folders and files that were named to the recordings in them, and to what is new, changed or unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# What counts as audio when a folder is walked; a file that is named directly is always tried.
+AUDIO_SUFFIXES = {
+    ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".avi", ".caf", ".flac", ".flv", ".gsm",
+    ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp2", ".mp3", ".mp4", ".mpeg", ".mpg", ".mpga", ".oga", ".ogg",
+    ".ogv", ".opus", ".ra", ".snd", ".sph", ".spx", ".ts", ".tta", ".voc", ".w64", ".wav", ".wave", ".webm", ".weba",
+    ".wma", ".wmv", ".wv",
+}  # fmt: skip
+NAME_BYTES = 2_000  # longest name: the database keeps names in an index
+_HASH_BLOCK = 1 << 20
+
+
+class NoAudioFound(Exception):
+    """Nothing to index in what was named."""
+
+    code = "no_audio_found"
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A file to index. `name` is its path relative to the folder that was named; `path` is absolute."""
+
+    name: str
+    path: Path
+    bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that could not be indexed: its name, a stable code, one line."""
+
+    name: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """Files in the order of their names, and what could not even be looked at."""
+
+    files: list[FoundFile]
+    failed: list[Failure]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A recording as the archive has it; `sha256` in hex, `current` where its codebook is the one in force."""
+
+    id: int
+    path: Path
+    bytes: int
+    mtime_ns: int
+    sha256: str
+    current: bool
+
+
+@dataclass
+class Plan:
+    """What a run has to do."""
+
+    index: list[FoundFile] = field(default_factory=list)  # new or changed
+    unchanged: int = 0
+    touched: list[tuple[Known, FoundFile]] = field(default_factory=list)  # same content, other time stamp
+    moved: list[tuple[Known, FoundFile]] = field(default_factory=list)  # same content, the old path is gone
+    failed: list[Failure] = field(default_factory=list)
+
+
+def discover(paths: Iterable[Path | str]) -> Found:
+    """The audio files in `paths`, folders walked to the bottom and files taken as they are.
+
+    Symbolic links are followed, each folder once. Raises NoAudioFound where a path does not exist, or where there is
+    no audio at all.
+    """
+    files: dict[str, FoundFile] = {}
+    failed: list[Failure] = []
+    roots = [Path(os.path.abspath(path)) for path in paths]
+    for root in roots:
+        if not os.path.lexists(root):
+            raise NoAudioFound(f"{printable(root)}: no such file or folder")
+        parent, members = (root, _walk(root, failed)) if root.is_dir() else (root.parent, [root])
+        for path in members:
+            name = recording_name(path.relative_to(parent))
+            found = _look(name, path)
+            if isinstance(found, Failure):
+                failed.append(found)
+            elif name not in files:
+                files[name] = found
+            elif not _same_file(files[name].path, path):
+                failed.append(Failure(name, "name_conflict", f"{printable(files[name].path)} has the same name"))
+    if not files and not failed:
+        named = ", ".join(printable(root) for root in roots) or "nothing"
+        raise NoAudioFound(f"no audio files in {named}")
+    return Found([files[name] for name in sorted(files)], sorted(failed, key=lambda failure: failure.name))
+
+
+def recording_name(relative: Path) -> str:
+    """A path as text, with forward slashes; bytes that are no UTF-8 become \\xNN."""
+    return os.fsencode(relative.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def printable(path: Path | str) -> str:
+    """A path on one line, whatever is in it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in recording_name(Path(path)))
+
+
+def plan(files: Sequence[FoundFile], known: dict[str, Known]) -> Plan:
+    """Compare what was found with what the archive has, by path, size and time first, then by content."""
+    result = Plan()
+    for file in files:
+        old = known.get(file.name)
+        if old is None:
+            result.index.append(file)
+            continue
+        here = old.path == file.path or _same_file(old.path, file.path)
+        if not here and os.path.lexists(old.path):
+            message = f"the archive has a recording of this name from {printable(old.path)}: give it another archive"
+            result.failed.append(Failure(file.name, "name_conflict", message))
+            continue
+        if not old.current or old.bytes != file.bytes:
+            result.index.append(file)
+        elif here and old.mtime_ns == file.mtime_ns and old.path == file.path:
+            result.unchanged += 1
+        else:
+            _compare_content(file, old, here, result)
+    return result
+
+
+def _compare_content(file: FoundFile, old: Known, here: bool, result: Plan) -> None:
+    try:
+        same = hash_file(file.path) == old.sha256
+    except OSError as error:
+        result.failed.append(_unreadable(file.name, error))
+        return
+    if not same:
+        result.index.append(file)
+    elif here:
+        result.unchanged += 1
+        result.touched.append((old, file))
+    else:
+        result.moved.append((old, file))
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content in hex. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _walk(root: Path, failed: list[Failure]) -> list[Path]:
+    """All audio files under `root`, each folder visited once, hidden ones left out."""
+
+    def unreadable(error: OSError) -> None:
+        failed.append(_unreadable(recording_name(Path(error.filename).relative_to(root)), error))
+
+    seen: set[tuple[int, int]] = set()
+    out: list[Path] = []
+    for folder, subfolders, names in os.walk(root, onerror=unreadable, followlinks=True):
+        about = os.stat(folder)
+        if (about.st_dev, about.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        out += [
+            Path(folder, name)
+            for name in sorted(names)
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
+        ]
+    return out
+
+
+def _look(name: str, path: Path) -> FoundFile | Failure:
+    if len(name.encode()) > NAME_BYTES:
+        return Failure(
+            name, "name_too_long", f"a name of {len(name.encode()):,} bytes, where {NAME_BYTES:,} are allowed"
+        )
+    try:
+        about = path.stat()
+    except OSError as error:
+        return _unreadable(name, error)
+    if not stat.S_ISREG(about.st_mode):
+        return Failure(name, "audio_unreadable", "cannot read the file: it is not a regular file")
+    return FoundFile(name, path, about.st_size, about.st_mtime_ns)
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _unreadable(name: str, error: OSError) -> Failure:
+    return Failure(name, "audio_unreadable", f"cannot read: {error.strerror or error}")

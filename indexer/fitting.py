@@ -1,0 +1,143 @@
+"""An archive's first index: a random sample of its files is heard, and the archive's codebook fitted to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from indexer.discover import FoundFile
+from indexer.pool import Pool
+from indexer.worker import Hear, Heard
+from model.codebook import PQ_PARTS, Codebook, codebook_size, fit_codebook
+from model.tokenizer import Tokenizer
+
+SAMPLE_S = 3_600.0  # heard at most
+LEAST_SPEECH_S = 600.0  # in the archive: with less, the tokenizer's own codebook serves
+FRAMES_PER_CENTROID = 10  # of the sample, at least
+LEAST_SIZE = 64  # no codebook of an archive is smaller
+MARGIN_S = 30.0  # that a file may be longer than its container claims, and a fifth
+BYTES_PER_S = 4_000.0  # of a file whose container does not say how long it is: 32 kbit/s
+
+Kind = Literal["archive", "tokenizer"]
+
+
+class CodebookTooLittleAudio(Exception):
+    """There is too little sound to fit a codebook to."""
+
+    code = "codebook_too_little_audio"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which codebook is wanted (None: what the audio suggests), with a product quantiser or without, and the seed."""
+
+    kind: Kind | None = None
+    codes: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A codebook with its kind and how it came about; `heard` are the files that have been heard whole, by name."""
+
+    codebook: Codebook
+    kind: Kind
+    parameters: dict[str, Any]
+    heard: dict[str, Heard] = field(default_factory=dict)
+
+
+def fit(
+    pool: Pool,
+    tokenizer: Tokenizer,
+    files: Sequence[FoundFile],
+    durations_s: dict[str, float],
+    choice: Choice,
+    heard_so_far: Callable[[str, float, float], None],
+) -> Fitted:
+    """The codebook for an archive of these files: its own where the choice or ten minutes of speech say so.
+
+    `heard_so_far` is called with stage, seconds done, seconds in all. Raises CodebookTooLittleAudio where an own one
+    is asked for and cannot be had.
+    """
+    kind, codes, seed = choice.kind, choice.codes, choice.seed
+    own = tokenizer.codebook if codes else Codebook(tokenizer.codebook.centroids)
+    if kind == "tokenizer":
+        return Fitted(own, "tokenizer", {})
+    frame_s = tokenizer.info.frame_seconds
+    sample = _sample(pool, files, durations_s, frame_s, seed, heard_so_far)
+    parts = [part for heard in sample for part in heard.parts]
+    frames = sum(_frames(heard) for heard in sample)
+    claimed_s = sum(durations_s.values())
+    whole = len(sample) == len(files) and all(heard.whole for heard in sample)
+    total_s = sum(heard.duration_s for heard in sample) if whole else max(claimed_s, frames * frame_s)
+    speech_s = sum(int(part.speech.sum()) for part in parts) * frame_s
+    speech_s *= 1.0 if whole or not frames else total_s / (frames * frame_s)
+    size = min(codebook_size(int(total_s / frame_s)), _power_of_two(frames // FRAMES_PER_CENTROID))
+    if kind is None and (speech_s < LEAST_SPEECH_S or size < LEAST_SIZE):
+        return Fitted(own, "tokenizer", {}, _whole(sample))
+    if size < LEAST_SIZE:
+        needed_s = LEAST_SIZE * FRAMES_PER_CENTROID * frame_s
+        raise CodebookTooLittleAudio(
+            f"{frames * frame_s:.1f} s of sound cannot carry a codebook: {needed_s:.1f} s are needed at least; "
+            "use the tokenizer's own"
+        )
+    heard_so_far("fitting the codebook", 0.0, 0.0)
+    embeddings = np.concatenate([part.embeddings for part in parts])
+    codebook = fit_codebook(embeddings, size, seed=seed, parts=PQ_PARTS if codes else 0)
+    parameters = {
+        "seed": seed, "sample_frames": frames, "sample_files": len(sample), "archive_s": round(total_s, 1),
+        "method": "spherical k-means",
+    }  # fmt: skip
+    return Fitted(codebook, "archive", parameters, _whole(sample))
+
+
+def _sample(
+    pool: Pool,
+    files: Sequence[FoundFile],
+    durations_s: dict[str, float],
+    frame_s: float,
+    seed: int,
+    heard_so_far: Callable[[str, float, float], None],
+) -> list[Heard]:
+    """Files in random order until there is enough, in the order of their names; a long one gives every n-th segment."""
+    waiting = [files[i] for i in np.random.default_rng(seed).permutation(len(files))]
+    drawn: dict[str, int] = {}
+    out: list[Heard] = []
+    held_s = 0.0
+    aim_s = min(SAMPLE_S, sum(durations_s.values()))
+    # Containers may claim more than there is: more files are drawn until there is enough.
+    while waiting and held_s < 0.95 * SAMPLE_S:
+        tasks: list[Hear] = []
+        left_s = SAMPLE_S - held_s
+        while waiting and left_s > 0.0:
+            file = waiting.pop(0)
+            drawn[file.name] = len(drawn)
+            long_s = durations_s[file.name]
+            tasks.append(Hear(file, max(1, math.ceil(long_s / left_s)), min(left_s, 1.2 * long_s + MARGIN_S)))
+            left_s -= min(left_s, long_s)
+        for done in pool.run(tasks):
+            if isinstance(done.result, Heard):
+                out.append(done.result)
+                held_s += _frames(done.result) * frame_s
+                heard_so_far("listening", held_s, aim_s)
+    # And they may claim less: what is too much is let go, the same whoever was heard first.
+    out.sort(key=lambda heard: drawn[heard.file.name])
+    while len(out) > 1 and held_s > SAMPLE_S:
+        held_s -= _frames(out.pop()) * frame_s
+    return sorted(out, key=lambda heard: heard.file.name)
+
+
+def _frames(heard: Heard) -> int:
+    return sum(len(part.embeddings) for part in heard.parts)
+
+
+def _whole(sample: list[Heard]) -> dict[str, Heard]:
+    return {heard.file.name: heard for heard in sample if heard.whole}
+
+
+def _power_of_two(frames: int) -> int:
+    return 1 << (frames.bit_length() - 1) if frames > 0 else 0

@@ -1,0 +1,172 @@
+"""What an index run writes: the archive, its codebook, and recordings with their segments by bulk COPY.
+
+Every function takes a SQLAlchemy connection and leaves the transaction to the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, text
+from sqlalchemy.dialects.postgresql import insert
+
+from indexer import schema, store
+from model.codebook import Codebook
+from model.tokenizer import TokenizerInfo
+
+
+@dataclass(frozen=True)
+class NewSegment:
+    """A segment to store: start in seconds, length in frames, token string as bytes, sorted n-gram keys."""
+
+    start_s: float
+    frames: int
+    tokens: bytes
+    keys: Sequence[int]
+
+
+@dataclass(frozen=True)
+class NewRecording:
+    """A recording to store; `path` as the file system has it, `sha256` in hex."""
+
+    id: int
+    name: str
+    path: bytes
+    bytes: int
+    mtime_ns: int
+    sha256: str
+    duration_s: float
+    codebook_id: int
+
+
+def create_archive(connection: Connection, name: str, tokenizer: TokenizerInfo, dim: int) -> store.ArchiveInfo:
+    """The archive of that name, made and tied to the tokenizer where it is new.
+
+    Raises TokenizerMismatch, BadArchiveName.
+    """
+    if not name.strip() or len(name) > store.ARCHIVE_NAME_CHARACTERS:
+        raise store.BadArchiveName(
+            f"an archive's name has 1 to {store.ARCHIVE_NAME_CHARACTERS} characters, not {len(name)}"
+        )
+    values = {
+        "sha256": tokenizer.sha256, "name": tokenizer.name, "version": tokenizer.version,
+        "frame_seconds": tokenizer.frame_seconds, "dim": dim,
+    }  # fmt: skip
+    connection.execute(insert(schema.Tokenizer).values(values).on_conflict_do_nothing())
+    connection.execute(
+        text("""
+            INSERT INTO archive (name, tokenizer_id) SELECT :name, id FROM tokenizer WHERE sha256 = :sha256
+            ON CONFLICT (name) DO NOTHING
+        """),
+        {"name": store.storable(name), "sha256": tokenizer.sha256},
+    )
+    archive = store.get_archive(connection, name)
+    store.require_tokenizer(archive, tokenizer.sha256, tokenizer.name)
+    return archive
+
+
+def save_codebook(
+    connection: Connection, archive_id: int, codebook: Codebook, kind: str, parameters: dict[str, Any]
+) -> int:
+    """Store a codebook and put it in force; its id."""
+    parts, size = (0, 0) if codebook.pq is None else codebook.pq.shape[:2]
+    values = {
+        "archive_id": archive_id, "kind": kind, "sha256": codebook.sha256, "size": codebook.size, "dim": codebook.dim,
+        "centroids": codebook.centroids.astype("<f4").tobytes(),
+        "pq": None if codebook.pq is None else codebook.pq.astype("<f4").tobytes(),
+        "pq_parts": parts, "pq_size": size, "switch_penalty": codebook.switch_penalty, "parameters": parameters,
+    }  # fmt: skip
+    statement = insert(schema.Codebook).values(values)
+    statement = statement.on_conflict_do_update(
+        index_elements=["archive_id", "sha256"], set_={"kind": kind, "parameters": parameters}
+    )
+    codebook_id = connection.execute(statement.returning(schema.Codebook.id)).scalar_one()
+    connection.execute(
+        text("UPDATE archive SET codebook_id = :codebook_id WHERE id = :id"),
+        {"codebook_id": codebook_id, "id": archive_id},
+    )
+    return codebook_id
+
+
+def reserve_ids(connection: Connection, count: int) -> list[int]:
+    """Ids for so many new recordings, ascending: given out in the order of the files, however the work is shared."""
+    rows = connection.execute(
+        text("SELECT nextval(pg_get_serial_sequence('recording', 'id')) FROM generate_series(1, :count)"),
+        {"count": count},
+    )
+    return sorted(rows.scalars())
+
+
+def put_recording(
+    connection: Connection, archive_id: int, recording: NewRecording, segments: Sequence[NewSegment]
+) -> None:
+    """Store a recording and its segments; where there is one of that name, it is replaced and keeps its id."""
+    old = connection.execute(
+        text(
+            "SELECT id, segments, duration_s FROM recording WHERE archive_id = :archive_id AND name = :name FOR UPDATE"
+        ),
+        {"archive_id": archive_id, "name": recording.name},
+    ).one_or_none()
+    values: dict[str, Any] = {
+        "id": recording.id if old is None else old.id, "archive_id": archive_id, "name": recording.name,
+        "path": recording.path, "bytes": recording.bytes, "mtime_ns": recording.mtime_ns,
+        "content_sha256": bytes.fromhex(recording.sha256), "duration_s": recording.duration_s,
+        "segments": len(segments), "codebook_id": recording.codebook_id,
+    }  # fmt: skip
+    if old is None:
+        connection.execute(_INSERT_RECORDING, values)
+    else:
+        connection.execute(text("DELETE FROM segment WHERE recording_id = :id"), {"id": old.id})
+        connection.execute(_UPDATE_RECORDING, values)
+    _copy_segments(connection, archive_id, values["id"], segments)
+    store.count(
+        connection, archive_id, recordings=int(old is None),
+        segments=len(segments) - (0 if old is None else old.segments),
+        audio_s=recording.duration_s - (0.0 if old is None else old.duration_s),
+    )  # fmt: skip
+
+
+_INSERT_RECORDING = text("""
+    INSERT INTO recording
+        (id, archive_id, name, path, bytes, mtime_ns, content_sha256, duration_s, segments, codebook_id)
+    VALUES
+        (:id, :archive_id, :name, :path, :bytes, :mtime_ns, :content_sha256, :duration_s, :segments, :codebook_id)
+""")
+_UPDATE_RECORDING = text("""
+    UPDATE recording SET path = :path, bytes = :bytes, mtime_ns = :mtime_ns, content_sha256 = :content_sha256,
+        duration_s = :duration_s, segments = :segments, codebook_id = :codebook_id, indexed_at = now() WHERE id = :id
+""")
+
+
+def _copy_segments(connection: Connection, archive_id: int, recording_id: int, segments: Sequence[NewSegment]) -> None:
+    driver = connection.connection.dbapi_connection
+    assert isinstance(driver, psycopg.Connection)
+    columns = "archive_id, recording_id, position, start_s, frames, tokens, keys"
+    with (
+        driver.cursor() as cursor,
+        cursor.copy(f"COPY segment ({columns}) FROM STDIN (FORMAT BINARY)") as copy,
+    ):
+        copy.set_types(["int4", "int8", "int4", "float8", "int4", "bytea", "int2[]"])
+        for position, segment in enumerate(segments):
+            copy.write_row(
+                (
+                    archive_id,
+                    recording_id,
+                    position,
+                    segment.start_s,
+                    segment.frames,
+                    segment.tokens,
+                    list(segment.keys),
+                )
+            )
+
+
+def touch_recording(connection: Connection, recording_id: int, path: bytes, size: int, mtime_ns: int) -> None:
+    """Note where a recording whose content is the same lies now."""
+    connection.execute(
+        text("UPDATE recording SET path = :path, bytes = :bytes, mtime_ns = :mtime_ns WHERE id = :id"),
+        {"path": path, "bytes": size, "mtime_ns": mtime_ns, "id": recording_id},
+    )

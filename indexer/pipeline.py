@@ -1,0 +1,295 @@
+"""Indexing: what was found is decoded and tokenized by worker processes, and stored, one transaction a recording."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection, Engine, text
+
+from indexer import fitting, intake, store
+from indexer.database import translated
+from indexer.discover import Failure, FoundFile, Known, Plan, discover, plan
+from indexer.keys import coarse_classes
+from indexer.pool import Pool
+from indexer.worker import Index, Indexed, Measure, Measured, Setup, Task, UseCodebook
+from model.codebook import Codebook
+from model.tokenizer import Device, Tokenizer
+
+MEASURED_AT_ONCE = 64  # files
+
+
+class CodebookInForce(Exception):
+    """The archive has recordings, and a codebook of another kind than the one asked for."""
+
+    code = "codebook_in_force"
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """Where a run is: what it is doing, seconds of audio done and in all (0 where it is not known), files failed."""
+
+    stage: str
+    done_s: float
+    total_s: float
+    wall_s: float
+    failed: int
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What a run did.
+
+    `audio_s`, `speech_s`, `tokens` and `tokens_per_s` (tokens that begin in speech, a second of speech) are of the
+    files indexed by this run; `entropy` is that of their tokens as a part of log K. `archive_s`, `bytes` and
+    `bytes_per_hour` (rows with their indexes and the tables' overhead; the codebook apart) are of the whole archive.
+    """
+
+    archive: str
+    found: int
+    indexed: int
+    unchanged: int
+    moved: int
+    failed: list[Failure]
+    audio_s: float
+    speech_s: float
+    tokens: int
+    tokens_per_s: float
+    wall_s: float
+    entropy: float
+    codebook_kind: str
+    codebook_size: int
+    codebook_bytes: int
+    archive_s: float
+    bytes: int
+
+    @property
+    def times_real_time(self) -> float:
+        """Seconds of audio indexed in a second, everything included."""
+        return self.audio_s / self.wall_s if self.wall_s > 0 else 0.0
+
+    @property
+    def bytes_per_hour(self) -> float:
+        """Bytes on disk for an hour of the archive."""
+        return self.bytes / self.archive_s * 3600.0 if self.archive_s > 0 else 0.0
+
+
+@dataclass
+class _Run:
+    """Counters of a run."""
+
+    progress: Callable[[Progressed], None] | None
+    started: float = field(default_factory=time.perf_counter)
+    failed: list[Failure] = field(default_factory=list)
+    indexed: int = 0
+    audio_s: float = 0.0
+    speech_s: float = 0.0
+    speech_tokens: int = 0
+    used: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def wall_s(self) -> float:
+        return time.perf_counter() - self.started
+
+    def tell(self, stage: str, done_s: float, total_s: float) -> None:
+        if self.progress is not None:
+            self.progress(Progressed(stage, done_s, total_s, self.wall_s, len(self.failed)))
+
+    def count(self, result: Indexed) -> None:
+        self.indexed += 1
+        self.audio_s += result.duration_s
+        self.speech_s += result.speech_s
+        self.speech_tokens += result.speech_tokens
+        self.used = result.used if len(self.used) == 0 else self.used + result.used
+
+    @property
+    def entropy(self) -> float:
+        if len(self.used) < 2 or self.used.sum() == 0:
+            return 0.0
+        shares = self.used[self.used > 0] / self.used.sum()
+        return float(-(shares * np.log(shares)).sum() / np.log(len(self.used)))
+
+
+def index_archive(
+    engine: Engine,
+    paths: Iterable[Path | str],
+    archive: str,
+    tokenizer_path: Path | str,
+    *,
+    workers: int = 2,
+    codebook: fitting.Kind | None = None,
+    codes: bool = True,
+    device: Device = "cpu",
+    progress: Callable[[Progressed], None] | None = None,
+    seed: int = 0,
+) -> IndexReport:
+    """Index the audio files in `paths` (folders and files) into an archive, which is made where there is none.
+
+    What the archive has already and is unchanged is skipped. A file that cannot be indexed is reported and keeps the
+    rows that it had; each other file is stored in a transaction of its own, so a run that breaks off loses only the
+    files it was at, and another run finishes the rest. `codebook` matters to an archive without recordings; None
+    fits an own one where there are ten minutes of speech; without `codes` no product quantiser is kept, and segments
+    have tokens alone. The same files and `seed` give the same rows.
+
+    Raises NoAudioFound, TokenizerError, TokenizerMismatch, BadArchiveName, ArchiveBusy, CodebookInForce,
+    CodebookTooLittleAudio, DatabaseError, WorkersFailed.
+    """
+    run = _Run(progress)
+    found = discover(paths)
+    tokenizer = Tokenizer(tokenizer_path, threads=1, device=device)
+    run.failed += found.failed
+    with translated(), _locked_archive(engine, archive, tokenizer) as (connection, info):
+        if codebook is not None and info.recordings and info.codebook_kind != codebook:
+            raise CodebookInForce(f"the archive {archive!r} has a codebook of the kind {info.codebook_kind!r} in force")
+        work = plan(found.files, _known(connection, info))
+        run.failed += work.failed
+        with connection.begin():
+            for old, file in work.touched + work.moved:
+                intake.touch_recording(connection, old.id, os.fsencode(file.path), file.bytes, file.mtime_ns)
+        if work.index:
+            with Pool(min(workers, len(work.index)), Setup(Path(tokenizer_path), device)) as pool:
+                _index(connection, info, work.index, tokenizer, pool, run, codebook, codes, seed)
+            _settle(connection)
+        return _report(connection, archive, len(found.files) + len(found.failed), work, run)
+
+
+@contextmanager
+def _locked_archive(engine: Engine, name: str, tokenizer: Tokenizer) -> Iterator[tuple[Connection, store.ArchiveInfo]]:
+    """A connection that alone may index into the archive; the lock goes when the connection does, however it ends."""
+    with engine.connect() as connection:
+        connection.detach()
+        with connection.begin():
+            archive = intake.create_archive(connection, name, tokenizer.info, tokenizer.codebook.dim)
+            store.lock_archive(connection, archive, for_transaction=False)
+        with connection.begin():
+            archive = store.get_archive(connection, name)  # as it is now that nobody else changes it
+        yield connection, archive
+
+
+def _known(connection: Connection, archive: store.ArchiveInfo) -> dict[str, Known]:
+    with connection.begin():
+        rows = connection.execute(
+            text("""
+                SELECT id, name, path, bytes, mtime_ns, content_sha256, codebook_id FROM recording
+                WHERE archive_id = :archive_id
+            """),
+            {"archive_id": archive.id},
+        )
+        return {
+            row.name: Known(
+                row.id, Path(os.fsdecode(row.path)), row.bytes, row.mtime_ns, row.content_sha256.hex(),
+                row.codebook_id == archive.codebook_id,
+            )
+            for row in rows
+        }  # fmt: skip
+
+
+def _index(
+    connection: Connection,
+    archive: store.ArchiveInfo,
+    files: Sequence[FoundFile],
+    tokenizer: Tokenizer,
+    pool: Pool,
+    run: _Run,
+    kind: fitting.Kind | None,
+    codes: bool,
+    seed: int,
+) -> None:
+    durations_s = _measure(pool, files, run)
+    heard = {}
+    if archive.codebook_id is not None and (archive.recordings or kind in (None, archive.codebook_kind)):
+        codebook_id = archive.codebook_id
+        with connection.begin():
+            codebook = store.load_codebook(connection, codebook_id)
+    else:
+        choice = fitting.Choice(kind, codes, seed)
+        fitted = fitting.fit(pool, tokenizer, files, durations_s, choice, run.tell)
+        codebook, heard = fitted.codebook, fitted.heard
+        with connection.begin():
+            codebook_id = intake.save_codebook(connection, archive.id, codebook, fitted.kind, fitted.parameters)
+    pool.use(UseCodebook(codebook, coarse_classes(codebook)))
+    with connection.begin():
+        ids = dict(zip((file.name for file in files), intake.reserve_ids(connection, len(files)), strict=True))
+    total_s = sum(durations_s.values())
+    done_s = 0.0
+    run.tell("indexing", done_s, total_s)
+    tasks: list[Task] = [Index(file, heard.pop(file.name, None)) for file in files]
+    for done in pool.run(tasks):
+        if isinstance(done.result, Indexed):
+            _store(connection, archive.id, codebook_id, ids[done.result.file.name], done.result)
+            run.count(done.result)
+            name = done.result.file.name
+        else:
+            assert isinstance(done.result, Failure)
+            run.failed.append(done.result)
+            name = done.result.name
+        done_s += durations_s[name]
+        run.tell("indexing", done_s, total_s)
+
+
+def _measure(pool: Pool, files: Sequence[FoundFile], run: _Run) -> dict[str, float]:
+    """Seconds of each file as its container claims, or as its size suggests."""
+    run.tell("looking", 0.0, 0.0)
+    batches: list[Task] = [
+        Measure(list(files[i : i + MEASURED_AT_ONCE])) for i in range(0, len(files), MEASURED_AT_ONCE)
+    ]
+    out = {file.name: file.bytes / fitting.BYTES_PER_S for file in files}
+    for done in pool.run(batches):
+        if isinstance(done.task, Measure) and isinstance(done.result, Measured):
+            for file, claimed_s in zip(done.task.files, done.result.durations_s, strict=True):
+                if claimed_s is not None:
+                    out[file.name] = claimed_s
+    return out
+
+
+def _store(connection: Connection, archive_id: int, codebook_id: int, recording_id: int, result: Indexed) -> None:
+    file = result.file
+    recording = intake.NewRecording(
+        recording_id, file.name, os.fsencode(file.path), file.bytes, file.mtime_ns, result.sha256, result.duration_s,
+        codebook_id,
+    )  # fmt: skip
+    with connection.begin():
+        intake.put_recording(connection, archive_id, recording, result.segments)
+
+
+def _settle(connection: Connection) -> None:
+    """Let the planner know what the tables are like now."""
+    with connection.begin():
+        connection.execute(text("ANALYZE segment, recording"))
+
+
+def _report(connection: Connection, name: str, found: int, work: Plan, run: _Run) -> IndexReport:
+    with connection.begin():
+        archive = next(info for info in store.list_archives(connection) if info.name == name)
+        codebook_bytes = 0
+        if archive.codebook_id is not None:
+            codebook_bytes = _codebook_bytes(store.load_codebook(connection, archive.codebook_id))
+    return IndexReport(
+        archive=name,
+        found=found,
+        indexed=run.indexed,
+        unchanged=work.unchanged,
+        moved=len(work.moved),
+        failed=sorted(run.failed, key=lambda failure: (failure.name, failure.code)),
+        audio_s=run.audio_s,
+        speech_s=run.speech_s,
+        tokens=int(run.used.sum()),
+        tokens_per_s=run.speech_tokens / run.speech_s if run.speech_s > 0 else 0.0,
+        wall_s=run.wall_s,
+        entropy=run.entropy,
+        codebook_kind=archive.codebook_kind or "",
+        codebook_size=archive.codebook_size,
+        codebook_bytes=codebook_bytes,
+        archive_s=archive.hours * 3600.0,
+        bytes=max(0, archive.bytes - codebook_bytes),
+    )
+
+
+def _codebook_bytes(codebook: Codebook) -> int:
+    return codebook.centroids.nbytes + (0 if codebook.pq is None else codebook.pq.nbytes)

@@ -1,0 +1,121 @@
+"""The tables, as SQLAlchemy sees them; the migrations make them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    func,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """All tables."""
+
+
+class Tokenizer(Base):
+    """A tokenizer that archives have been made with."""
+
+    __tablename__ = "tokenizer"
+
+    id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
+    sha256: Mapped[str] = mapped_column(Text, unique=True)
+    name: Mapped[str] = mapped_column(Text)
+    version: Mapped[str] = mapped_column(Text)
+    frame_seconds: Mapped[float] = mapped_column(Double)
+    dim: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
+
+
+class Archive(Base):
+    """A named collection; its counters change in the transaction that changes what they count."""
+
+    __tablename__ = "archive"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["codebook_id"], ["codebook.id"], name="archive_codebook_id_fkey",
+            use_alter=True, deferrable=True, initially="DEFERRED",
+        ),
+    )  # fmt: skip
+
+    id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
+    name: Mapped[str] = mapped_column(Text, unique=True)
+    tokenizer_id: Mapped[int] = mapped_column(ForeignKey("tokenizer.id"))
+    codebook_id: Mapped[int | None] = mapped_column(Integer)  # the one in force
+    recordings: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    segments: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    audio_s: Mapped[float] = mapped_column(Double, server_default="0")
+    created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
+
+
+class Codebook(Base):
+    """Centroids (float32, little-endian) and product quantiser of an archive."""
+
+    __tablename__ = "codebook"
+    __table_args__ = (UniqueConstraint("archive_id", "sha256"),)
+
+    id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
+    archive_id: Mapped[int] = mapped_column(ForeignKey("archive.id", ondelete="CASCADE"))
+    kind: Mapped[str] = mapped_column(Text)  # archive: fitted to it; tokenizer: the tokenizer's own
+    sha256: Mapped[str] = mapped_column(Text)
+    size: Mapped[int] = mapped_column(Integer)
+    dim: Mapped[int] = mapped_column(Integer)
+    centroids: Mapped[bytes] = mapped_column(LargeBinary)  # [size, dim]
+    pq: Mapped[bytes | None] = mapped_column(LargeBinary)  # [pq_parts, pq_size, dim / pq_parts]
+    pq_parts: Mapped[int] = mapped_column(SmallInteger)
+    pq_size: Mapped[int] = mapped_column(SmallInteger)
+    switch_penalty: Mapped[float] = mapped_column(Double)
+    parameters: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
+
+
+class Recording(Base):
+    """One audio file of an archive."""
+
+    __tablename__ = "recording"
+    __table_args__ = (UniqueConstraint("archive_id", "name"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=False), primary_key=True)
+    archive_id: Mapped[int] = mapped_column(ForeignKey("archive.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(Text)
+    path: Mapped[bytes] = mapped_column(LargeBinary)  # as the file system has it: not every path is text
+    size_bytes: Mapped[int] = mapped_column("bytes", BigInteger)
+    mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    content_sha256: Mapped[bytes] = mapped_column(LargeBinary)
+    duration_s: Mapped[float] = mapped_column(Double)
+    segments: Mapped[int] = mapped_column(Integer)
+    codebook_id: Mapped[int] = mapped_column(ForeignKey("codebook.id", deferrable=True, initially="DEFERRED"))
+    indexed_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
+
+
+class Segment(Base):
+    """A stretch of a recording: `tokens` is TokenString.to_bytes(), `keys` its distinct n-gram keys."""
+
+    __tablename__ = "segment"
+    __table_args__ = (
+        Index("segment_archive_idx", "archive_id"),
+        Index("segment_keys_idx", "keys", postgresql_using="gin", postgresql_with={"fastupdate": "off"}),
+    )
+
+    # Wide columns first: no bytes are lost between them.
+    recording_id: Mapped[int] = mapped_column(ForeignKey("recording.id", ondelete="CASCADE"), primary_key=True)
+    start_s: Mapped[float] = mapped_column(Double)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    archive_id: Mapped[int] = mapped_column(Integer)
+    frames: Mapped[int] = mapped_column(Integer)
+    tokens: Mapped[bytes] = mapped_column(LargeBinary)
+    keys: Mapped[list[int]] = mapped_column(ARRAY(SmallInteger))

@@ -1,0 +1,127 @@
+"""Cuts a stream of samples into segments: at a pause where there is one, with an overlap where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model.audio import Samples
+
+FRAME_SAMPLES = 640  # 40 ms at 16 kHz
+LONGEST_FRAMES = 500  # 20 s
+EARLIEST_FRAMES = 200  # 8 s: no cut before that
+OVERLAP_FRAMES = 50  # 2 s, where no pause was found
+SMOOTH_FRAMES = 5  # 200 ms: shorter gaps are stops and breaths inside words
+PAUSE_DB = 15.0  # this far below the level of speech it is a pause
+SPEECH_DB = 30.0  # further below the level of speech than that, a frame is not counted as speech
+FLOOR_DB = -60.0  # of full scale: quieter than that is never speech
+
+Levels = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """A stretch of a recording.
+
+    `samples` float32 [frames * frame samples] from `start_frame` on; `before` (whole frames) and `after` are the
+    samples around it, as far as they matter to the tokenizer; `levels` decibels of full scale of each frame.
+    """
+
+    start_frame: int
+    samples: Samples
+    before: Samples
+    after: Samples
+    levels: Levels
+
+    @property
+    def frames(self) -> int:
+        """Length in frames."""
+        return len(self.levels)
+
+    @property
+    def speech(self) -> npt.NDArray[np.bool_]:
+        """Which frames are loud enough to be speech: bool [frames]."""
+        return np.asarray(self.levels > max(FLOOR_DB, _speech_level(self.levels) - SPEECH_DB))
+
+
+class Segmenter:
+    """Segments of one recording, from its chunks in order. Memory is bounded by segment, context and chunk.
+
+    `left_samples` and `right_samples` are the context that the tokenizer asks for.
+    """
+
+    def __init__(self, left_samples: int = 0, right_samples: int = 0, frame_samples: int = FRAME_SAMPLES) -> None:
+        self.frame_samples = frame_samples
+        self.left_samples = -(-left_samples // frame_samples) * frame_samples
+        self.right_samples = right_samples
+        self.total_samples = 0  # read so far
+
+    def segments(self, chunks: Iterable[Samples]) -> Iterator[Segment]:
+        """Cut the recording. Nothing is yielded for less than one frame."""
+        held = np.zeros(0, np.float32)  # from `origin` on
+        origin = 0  # first frame held
+        start = 0  # first frame of the next segment
+        frame = self.frame_samples
+        needed = LONGEST_FRAMES * frame + max(self.right_samples, frame)
+        for chunk in chunks:
+            self.total_samples += len(chunk)
+            held = np.concatenate([held, chunk])
+            while len(held) - (start - origin) * frame >= needed:
+                first = (start - origin) * frame
+                levels = frame_levels(held[first : first + LONGEST_FRAMES * frame], frame)
+                cut = find_pause(levels)
+                length = LONGEST_FRAMES if cut is None else cut
+                yield self._segment(held, origin, start, levels[:length])
+                start += length - (OVERLAP_FRAMES if cut is None else 0)
+                keep = max(0, (start - origin) * frame - self.left_samples)
+                held, origin = held[keep:].copy(), origin + keep // frame
+        # What is left is a little longer than one segment at most: cut on until it is used up.
+        while (frames := (len(held) - (start - origin) * frame) // frame) > 0:
+            first = (start - origin) * frame
+            levels = frame_levels(held[first : first + min(frames, LONGEST_FRAMES) * frame], frame)
+            cut = find_pause(levels) if frames > LONGEST_FRAMES else None
+            length = min(frames, LONGEST_FRAMES) if cut is None else cut
+            yield self._segment(held, origin, start, levels[:length])
+            if length == frames:
+                return
+            start += length - (OVERLAP_FRAMES if cut is None else 0)
+
+    def _segment(self, held: Samples, origin: int, start: int, levels: Levels) -> Segment:
+        first = (start - origin) * self.frame_samples
+        last = first + len(levels) * self.frame_samples
+        return Segment(
+            start, held[first:last], held[max(0, first - self.left_samples) : first],
+            held[last : last + self.right_samples], levels,
+        )  # fmt: skip
+
+
+def frame_levels(samples: Samples, frame_samples: int = FRAME_SAMPLES) -> Levels:
+    """Level of each whole frame in decibels of full scale: float32 [frames]."""
+    frames = samples[: len(samples) // frame_samples * frame_samples].reshape(-1, frame_samples)
+    power = np.einsum("ij,ij->i", frames, frames) / frame_samples
+    return np.asarray(10.0 * np.log10(power + 1e-10), np.float32)
+
+
+def find_pause(levels: Levels) -> int | None:
+    """The frame in the middle of the quietest pause from 8 s on, or None where nobody pauses."""
+    power = 10.0 ** (levels / 10.0)
+    kernel = np.ones(SMOOTH_FRAMES) / SMOOTH_FRAMES
+    smooth = 10.0 * np.log10(np.convolve(power, kernel, mode="valid") + 1e-10)  # [i] is centred at i + SMOOTH // 2
+    search = smooth[EARLIEST_FRAMES:]
+    if len(search) == 0:
+        return None
+    lowest = float(search.min())
+    if lowest > max(FLOOR_DB, _speech_level(levels) - PAUSE_DB):
+        return None
+    # All that is about as quiet as the quietest place: the middle of its longest run, the later one of equals.
+    quiet = np.concatenate([[False], search <= lowest + 3.0, [False]])
+    edges = np.flatnonzero(quiet[1:] != quiet[:-1]).reshape(-1, 2)
+    run = edges[len(edges) - 1 - int(np.argmax((edges[:, 1] - edges[:, 0])[::-1]))]
+    return EARLIEST_FRAMES + int(run.sum() - 1) // 2 + SMOOTH_FRAMES // 2
+
+
+def _speech_level(levels: Levels) -> float:
+    return float(np.percentile(levels, 90.0)) if len(levels) else FLOOR_DB

@@ -1,0 +1,287 @@
+"""What is stored: archives and their codebooks, recordings and segments; read fast, and deleted whole.
+
+Every function takes a SQLAlchemy connection and leaves the transaction to the caller.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, Row, text
+
+from model.codebook import Codebook
+
+ARCHIVE_NAME_CHARACTERS = 200
+_LOCK = 7_295_317  # first half of the key of an archive's lock; its id is the other
+
+
+class StoreError(Exception):
+    """What was asked for is not there, or does not fit.
+
+    StoreError
+    ├── ArchiveNotFound    no archive of that name
+    ├── BadArchiveName     empty, or too long
+    ├── RecordingNotFound  no recording of that name in the archive
+    ├── ArchiveBusy        another process is indexing into it
+    └── TokenizerMismatch  the archive was made with another tokenizer
+    """
+
+    code = "store_error"
+
+
+class ArchiveNotFound(StoreError):
+    """No archive of that name."""
+
+    code = "archive_not_found"
+
+
+class BadArchiveName(StoreError):
+    """A name that an archive cannot have."""
+
+    code = "archive_name_invalid"
+
+
+class RecordingNotFound(StoreError):
+    """No such recording in the archive."""
+
+    code = "recording_not_found"
+
+
+class ArchiveBusy(StoreError):
+    """Another process is indexing into the archive."""
+
+    code = "archive_busy"
+
+
+class TokenizerMismatch(StoreError):
+    """The archive was made with another tokenizer."""
+
+    code = "tokenizer_mismatch"
+
+
+@dataclass(frozen=True)
+class ArchiveInfo:
+    """An archive with what is in force. `bytes` on disk is counted by `list_archives` only, the codebook included."""
+
+    id: int
+    name: str
+    tokenizer_sha256: str
+    tokenizer_name: str
+    tokenizer_version: str
+    codebook_id: int | None
+    codebook_kind: str | None
+    codebook_size: int
+    recordings: int
+    segments: int
+    hours: float
+    created_at: datetime
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class RecordingInfo:
+    """A recording; `path` is where the file was when it was indexed."""
+
+    id: int
+    name: str
+    duration_s: float
+    bytes: int
+    sha256: str
+    indexed_at: datetime
+    path: str
+
+
+@dataclass(frozen=True)
+class SegmentRow:
+    """Which segment, and its token string as bytes."""
+
+    recording_id: int
+    position: int
+    tokens: bytes
+
+
+_ARCHIVE = """
+    SELECT archive.id, archive.name, tokenizer.sha256 AS tokenizer_sha256, tokenizer.name AS tokenizer_name,
+        tokenizer.version AS tokenizer_version, archive.codebook_id, codebook.kind AS codebook_kind,
+        coalesce(codebook.size, 0) AS codebook_size, archive.recordings, archive.segments,
+        archive.audio_s / 3600.0 AS hours, archive.created_at
+    FROM archive JOIN tokenizer ON tokenizer.id = archive.tokenizer_id
+    LEFT JOIN codebook ON codebook.id = archive.codebook_id
+"""
+_RECORDING = "SELECT id, name, duration_s, bytes, content_sha256, indexed_at, path FROM recording"
+
+
+def get_archive(connection: Connection, name: str) -> ArchiveInfo:
+    """The archive of that name. Raises ArchiveNotFound."""
+    row = connection.execute(text(_ARCHIVE + "WHERE archive.name = :name"), {"name": storable(name)}).one_or_none()
+    if row is None:
+        raise ArchiveNotFound(f"there is no archive named {name!r}")
+    return ArchiveInfo(**row._mapping)
+
+
+def list_archives(connection: Connection) -> list[ArchiveInfo]:
+    """All archives by name, with their share of the bytes on disk."""
+    # The tables are shared: each archive answers for its part of the rows, and for its own codebooks.
+    rows = connection.execute(text(f"""
+        WITH listed AS ({_ARCHIVE}),
+        totals AS (
+            SELECT pg_total_relation_size('segment') / greatest(sum(segments), 1) AS a_segment,
+                pg_total_relation_size('recording') / greatest(sum(recordings), 1) AS a_recording FROM archive
+        ),
+        books AS (
+            SELECT archive_id, sum(length(centroids) + coalesce(length(pq), 0)) AS bytes
+            FROM codebook GROUP BY archive_id
+        )
+        SELECT listed.*,
+            CAST(a_segment * segments + a_recording * recordings + coalesce(books.bytes, 0) AS bigint) AS bytes
+        FROM totals, listed LEFT JOIN books ON books.archive_id = listed.id ORDER BY listed.name
+    """))  # fmt: skip # noqa: S608 (no value from outside is in it)
+    return [ArchiveInfo(**row._mapping) for row in rows]
+
+
+def require_tokenizer(archive: ArchiveInfo, sha256: str, name: str = "the one given") -> None:
+    """Raises TokenizerMismatch, which names both, where the archive was made with another tokenizer."""
+    if archive.tokenizer_sha256 != sha256:
+        raise TokenizerMismatch(
+            f"the archive {archive.name!r} was made with the tokenizer {archive.tokenizer_name} "
+            f"({archive.tokenizer_sha256[:12]}), not with {name} ({sha256[:12]})"
+        )
+
+
+def load_codebook(connection: Connection, codebook_id: int) -> Codebook:
+    """The codebook of that id, its hash checked. Raises StoreError."""
+    row = connection.execute(
+        text("SELECT sha256, size, dim, centroids, pq, pq_parts, pq_size, switch_penalty FROM codebook WHERE id = :id"),
+        {"id": codebook_id},
+    ).one_or_none()
+    if row is None:
+        raise StoreError(f"there is no codebook {codebook_id}")
+    centroids = np.frombuffer(row.centroids, "<f4").astype(np.float32).reshape(row.size, row.dim)
+    pq = None
+    if row.pq is not None:
+        pq = np.frombuffer(row.pq, "<f4").astype(np.float32).reshape(row.pq_parts, row.pq_size, row.dim // row.pq_parts)
+    codebook = Codebook(centroids, pq, row.switch_penalty)
+    if codebook.sha256 != row.sha256:
+        raise StoreError(f"codebook {codebook_id} is damaged: its hash is not the one stored with it")
+    return codebook
+
+
+def count(connection: Connection, archive_id: int, *, recordings: int, segments: int, audio_s: float) -> None:
+    """Add to an archive's counters."""
+    connection.execute(
+        text("""
+            UPDATE archive SET recordings = recordings + :recordings, segments = segments + :segments,
+                audio_s = greatest(0, audio_s + :audio_s) WHERE id = :id
+        """),
+        {"recordings": recordings, "segments": segments, "audio_s": audio_s, "id": archive_id},
+    )
+
+
+def list_recordings(
+    connection: Connection, archive_id: int, limit: int, offset: int = 0, contains: str | None = None
+) -> list[RecordingInfo]:
+    """One page of an archive's recordings by name; `contains` is part of the name, in any case."""
+    part = None if contains is None else storable(contains)
+    rows = connection.execute(
+        text(f"""
+            {_RECORDING} WHERE archive_id = :archive_id
+            AND (CAST(:part AS text) IS NULL OR strpos(lower(name), lower(:part)) > 0)
+            ORDER BY name LIMIT :limit OFFSET :offset
+        """),
+        {"archive_id": archive_id, "part": part, "limit": limit, "offset": offset},
+    )
+    return [_recording(row) for row in rows]
+
+
+def recordings_by_id(connection: Connection, ids: Iterable[int]) -> dict[int, RecordingInfo]:
+    """Recordings by their ids; an id that is gone is left out."""
+    wanted = sorted(set(ids))
+    if not wanted:
+        return {}
+    rows = connection.execute(text(f"{_RECORDING} WHERE id = ANY(:ids)"), {"ids": wanted})
+    return {row.id: _recording(row) for row in rows}
+
+
+def delete_recording(connection: Connection, archive_id: int, name_or_id: str | int) -> None:
+    """Delete a recording with all that was made of it. Raises RecordingNotFound."""
+    column = "id" if isinstance(name_or_id, int) else "name"
+    value = name_or_id if isinstance(name_or_id, int) else storable(name_or_id)
+    row = connection.execute(
+        text(f"DELETE FROM recording WHERE archive_id = :a AND {column} = :v RETURNING segments, duration_s"),  # noqa: S608
+        {"a": archive_id, "v": value},
+    ).one_or_none()
+    if row is None:
+        raise RecordingNotFound(f"there is no recording {name_or_id!r} in the archive")
+    count(connection, archive_id, recordings=-1, segments=-row.segments, audio_s=-row.duration_s)
+
+
+def delete_archive(connection: Connection, name: str) -> None:
+    """Delete an archive with all its recordings and codebooks. Raises ArchiveNotFound, ArchiveBusy."""
+    archive = get_archive(connection, name)
+    lock_archive(connection, archive, for_transaction=True)
+    connection.execute(text("DELETE FROM archive WHERE id = :id"), {"id": archive.id})
+
+
+def lock_archive(connection: Connection, archive: ArchiveInfo, *, for_transaction: bool) -> None:
+    """Keep others from indexing into the archive, or from deleting it, until the transaction or the session ends.
+
+    Raises ArchiveBusy.
+    """
+    function = "pg_try_advisory_xact_lock" if for_transaction else "pg_try_advisory_lock"
+    free = connection.execute(text(f"SELECT {function}(:space, :id)"), {"space": _LOCK, "id": archive.id}).scalar_one()
+    if not free:
+        raise ArchiveBusy(f"another process is indexing into the archive {archive.name!r}")
+
+
+def read_segments(connection: Connection, keys: Sequence[tuple[int, int]]) -> list[SegmentRow]:
+    """Segments by (recording_id, position), in that order; one that is gone is left out."""
+    if not keys:
+        return []
+    rows = connection.execute(
+        text("""
+            SELECT segment.recording_id, segment.position, segment.tokens
+            FROM unnest(CAST(:recordings AS bigint[]), CAST(:positions AS int[])) WITH ORDINALITY AS k(r, p, n)
+            JOIN segment ON segment.recording_id = k.r AND segment.position = k.p ORDER BY k.n
+        """),
+        {"recordings": [recording for recording, _ in keys], "positions": [position for _, position in keys]},
+    )
+    return [SegmentRow(*row) for row in rows]
+
+
+def sample_segments(connection: Connection, archive_id: int, count: int) -> list[SegmentRow]:
+    """A pseudo-random sample of an archive's segments: the same one as long as the archive is the same."""
+    rows = connection.execute(
+        text("""
+            SELECT recording_id, position FROM segment WHERE archive_id = :archive_id
+            ORDER BY hashint8extended(recording_id, position), recording_id, position LIMIT :count
+        """),
+        {"archive_id": archive_id, "count": count},
+    )
+    return read_segments(connection, sorted((row[0], row[1]) for row in rows))
+
+
+def iterate_segments(connection: Connection, archive_id: int, block: int) -> Iterator[list[SegmentRow]]:
+    """All segments of an archive in order, in blocks of at most `block`, through a cursor on the server."""
+    statement = text("""
+        SELECT recording_id, position, tokens FROM segment
+        WHERE archive_id = :archive_id ORDER BY recording_id, position
+    """)
+    with connection.execute(statement, {"archive_id": archive_id}, execution_options={"yield_per": block}) as rows:
+        for part in rows.partitions(block):
+            yield [SegmentRow(*row) for row in part]
+
+
+def _recording(row: Row[Any]) -> RecordingInfo:
+    return RecordingInfo(
+        row.id, row.name, row.duration_s, row.bytes, row.content_sha256.hex(), row.indexed_at, os.fsdecode(row.path)
+    )
+
+
+def storable(value: str) -> str:
+    """`value` as text that PostgreSQL takes, which has no NUL and no lone surrogates."""
+    return value.replace("\0", "\ufffd").encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,5 @@
+"""`python -m service` is the `sayagain` command."""
+
+from service.cli import main
+
+main()

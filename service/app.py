@@ -1,0 +1,83 @@
+"""The FastAPI application: routes, and one shape for every error."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from indexer import database, store
+from model.audio import AudioError
+from model.tokenizer import TokenizerError
+from service.deps import Backend
+from service.errors import STATUS, SayagainError, code_of, message_of
+from service.routes import archives, health, recordings, search
+from service.schemas import ErrorBody, ErrorOut
+from service.settings import Settings
+
+KNOWN_ERRORS = (SayagainError, AudioError, TokenizerError, store.StoreError, database.DatabaseError, SQLAlchemyError)
+
+log = logging.getLogger("sayagain")
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application; database and tokenizer are opened when it starts, not when it is made."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        backend = Backend.open(settings or Settings())
+        app.state.backend = backend
+        try:
+            yield
+        finally:
+            backend.close()
+
+    app = FastAPI(title="sayagain", summary="Search for spoken words by example.", version="1", lifespan=lifespan)
+    for module in (search, archives, recordings, health):
+        app.include_router(module.router)
+    for known in KNOWN_ERRORS:
+        app.add_exception_handler(known, _on_error)
+    app.add_exception_handler(
+        Exception, _on_error
+    )  # a fault of ours: answered in the same shape, logged with its trace
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    return app
+
+
+def _answer(error: BaseException) -> JSONResponse:
+    code = code_of(error)
+    status = STATUS.get(code, 500)
+    if status == 500:
+        log.error("unexpected error", exc_info=error)
+        return error_response(500, code, "something went wrong inside; the log says what")
+    return error_response(status, code, message_of(error), getattr(error, "field", None))
+
+
+async def _on_error(request: Request, error: Exception) -> JSONResponse:
+    return _answer(database.translate(error))
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"][1:]) or None
+    return error_response(422, "invalid_request", f"{field or 'request'}: {first['msg']}", field)
+
+
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+    return error_response(error.status_code, code, str(error.detail))
+
+
+def error_response(status: int, code: str, message: str, field: str | None = None) -> JSONResponse:
+    """An error as JSON."""
+    body = ErrorOut(error=ErrorBody(code=code, message=message, field=field))
+    return JSONResponse(body.model_dump(exclude_none=True), status)

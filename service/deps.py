@@ -1,0 +1,74 @@
+"""What routes need, made once where the application starts and handed to them by FastAPI."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy import Connection, Engine
+
+from indexer import database
+from model.tokenizer import Tokenizer
+from service.search.engine import SearchEngine, SearchSettings
+from service.settings import Settings
+
+
+def open_database(settings: Settings) -> Engine:
+    """The database, with a current schema: the embedded one is brought up to date, another is only checked.
+
+    Raises DatabaseError.
+    """
+    engine = database.open_engine(settings.home_path, settings.url)
+    if settings.url is None:
+        database.migrate(engine)
+    else:
+        database.check(engine)
+    return engine
+
+
+@dataclass
+class Backend:
+    """The long-lived parts of a running service."""
+
+    settings: Settings
+    database: Engine
+    search: SearchEngine
+
+    @classmethod
+    def open(cls, settings: Settings) -> Backend:
+        """Open the database and load the tokenizer. Raises DatabaseError or TokenizerError."""
+        tokenizer = Tokenizer(settings.tokenizer, threads=settings.threads, device=settings.device)
+        engine = open_database(settings)
+        search = SearchEngine(
+            engine,
+            tokenizer,
+            SearchSettings(settings.candidate_depth, settings.rescore_depth, settings.max_query_s),
+        )
+        return cls(settings, engine, search)
+
+    def connect(self) -> AbstractContextManager[Connection]:
+        """A connection whose failures are DatabaseError."""
+        return database.connect(self.database)
+
+    def close(self) -> None:
+        """Give the database's connections back."""
+        self.database.dispose()
+
+
+def _backend(request: Request) -> Backend:
+    backend: Backend = request.app.state.backend
+    return backend
+
+
+BackendDep = Annotated[Backend, Depends(_backend)]
+
+
+def _connection(backend: BackendDep) -> Iterator[Connection]:
+    with database.connect(backend.database) as connection:
+        yield connection
+
+
+ConnectionDep = Annotated[Connection, Depends(_connection)]

@@ -1,0 +1,105 @@
+"""Every error that a user can meet, with its stable code, its HTTP status and its exit code.
+
+SayagainError subclasses are the service's own; errors of the lower rooms are known here by their `code`.
+"""
+
+from __future__ import annotations
+
+from model.audio import AudioError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_PARTLY = 1, 2, 3
+INTERNAL = "internal_error"
+
+# code -> HTTP status; whatever is not here is a fault of ours: 500, "internal_error".
+STATUS = {
+    "audio_empty": 400,
+    "audio_unreadable": 400,
+    "audio_undecodable": 400,
+    "no_speech": 422,
+    "query_too_long": 413,
+    "upload_too_large": 413,
+    "bad_stretch": 422,
+    "too_many_clips": 422,
+    "invalid_request": 422,
+    "archive_not_found": 404,
+    "recording_not_found": 404,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "tokenizer_mismatch": 409,
+    "archive_not_ready": 409,
+    "tokenizer_invalid": 503,
+    "schema_outdated": 503,
+    "database_unavailable": 503,
+}
+
+
+class SayagainError(Exception):
+    """Bad input or a state that forbids an answer.
+
+    SayagainError
+    ├── ArchiveNotReady      it exists, but nothing has been indexed into it
+    ├── QueryTooLong         the clip is longer than is allowed
+    ├── UploadTooLarge       the clip has more bytes than are allowed
+    ├── TooManyClips         more examples than are allowed
+    ├── BadStretch           start and end do not name a stretch of the clip
+    └── NoSpeech             the clip is silent, or too short to hold a term
+    """
+
+    code = "internal_error"
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class ArchiveNotReady(SayagainError):
+    """Nothing has been indexed into it yet."""
+
+    code = "archive_not_ready"
+
+
+class QueryTooLong(SayagainError):
+    """The clip is longer than is allowed."""
+
+    code = "query_too_long"
+
+
+class UploadTooLarge(SayagainError):
+    """The clip has more bytes than are allowed."""
+
+    code = "upload_too_large"
+
+
+class TooManyClips(SayagainError):
+    """More examples of one term than are allowed."""
+
+    code = "too_many_clips"
+
+
+class BadStretch(SayagainError):
+    """Start and end do not name a stretch of the clip."""
+
+    code = "bad_stretch"
+
+
+class NoSpeech(SayagainError):
+    """The clip is silent, or too short to hold a term."""
+
+    code = "no_speech"
+
+
+CLIP_ERRORS = (AudioError, NoSpeech, QueryTooLong, BadStretch)  # one clip's fault: other clips go on
+
+
+_OURS = ("model.", "indexer.", "service.")
+
+
+def code_of(error: BaseException) -> str:
+    """The stable code of one of our own errors, or internal_error: other libraries' errors have a `code` too."""
+    code = getattr(error, "code", None)
+    return code if isinstance(code, str) and type(error).__module__.startswith(_OURS) else INTERNAL
+
+
+def message_of(error: BaseException) -> str:
+    """One line, never a trace."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

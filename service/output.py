@@ -1,0 +1,152 @@
+"""What the command line shows a person: progress, tables, lists of failures."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from indexer.pipeline import IndexReport, Progressed
+from service.evaluation import Figures
+from service.schemas import ArchivesOut, SearchOut
+
+
+class IndexProgress:
+    """A bar over audio hours, with speed and files failed; call it with each `Progressed`."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[hours]}  {task.fields[speed]}  {task.fields[failed]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._task = self._progress.add_task("index", total=None, hours="", speed="", failed="")
+
+    def __enter__(self) -> IndexProgress:
+        return self  # the bar appears with the first news: what fails before that is one line
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, now: Progressed) -> None:
+        """Show where the run is."""
+        self._progress.start()
+        self._progress.update(
+            self._task,
+            description=now.stage,
+            total=now.total_s or None,
+            completed=now.done_s,
+            hours=f"{now.done_s / 3600:.2f}/{now.total_s / 3600:.2f} h",
+            speed=f"{now.done_s / now.wall_s:.0f}x real time" if now.wall_s > 0 and now.done_s else "",
+            failed=f"{now.failed} failed" if now.failed else "",
+        )
+
+
+def print_failures(report: IndexReport, console: Console) -> None:
+    """Each file that failed, by name and reason."""
+    for failure in report.failed:
+        console.print(
+            f"failed: {printable(failure.name)}: {failure.code}: {failure.message}", markup=False, soft_wrap=True
+        )
+
+
+def print_index_report(report: IndexReport, console: Console) -> None:
+    """What a run did, in a few lines."""
+    console.print(
+        f"{report.indexed} indexed, {report.unchanged} unchanged, {report.moved} moved, {len(report.failed)} failed; "
+        f"{report.audio_s / 3600:.2f} h in {report.wall_s:.1f} s ({report.times_real_time:.0f}x real time), "
+        f"{report.tokens_per_s:.1f} tokens a second of speech, "
+        f"codebook of {report.codebook_size} ({report.codebook_kind}), "
+        f"{report.bytes_per_hour / 1e6:.2f} MB an hour",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def index_json(report: IndexReport) -> dict[str, Any]:
+    """The report as JSON."""
+    return {
+        "archive": report.archive,
+        "files": report.found,
+        "indexed": report.indexed,
+        "unchanged": report.unchanged,
+        "moved": report.moved,
+        "failed": [vars(failure) for failure in report.failed],
+        "audio_s": round(report.audio_s, 3),
+        "speech_s": round(report.speech_s, 3),
+        "tokens": report.tokens,
+        "tokens_per_s": round(report.tokens_per_s, 3),
+        "wall_s": round(report.wall_s, 3),
+        "times_real_time": round(report.times_real_time, 1),
+        "bytes_per_hour": round(report.bytes_per_hour),
+        "codebook": {"kind": report.codebook_kind, "size": report.codebook_size, "entropy": round(report.entropy, 4)},
+    }
+
+
+def printable(name: str) -> str:
+    """A name on one line, whatever is in it."""
+    return name.encode("unicode_escape", "surrogateescape").decode("ascii") if not name.isprintable() else name
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss.cc or m:ss.cc."""
+    minutes, rest = divmod(seconds, 60.0)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:05.2f}" if hours else f"{minutes}:{rest:05.2f}"
+
+
+def print_hits(clip: str, answer: SearchOut) -> None:
+    """Hits of one clip as a table on stdout."""
+    table = Table(
+        title=f"{printable(clip)}: {answer.query.duration:.2f} s, {answer.query.tokens} tokens", title_justify="left"
+    )
+    for name, justify in (
+        ("#", "right"),
+        ("recording", "left"),
+        ("start", "right"),
+        ("end", "right"),
+        ("score", "right"),
+    ):
+        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
+    for hit in answer.hits:
+        table.add_row(
+            str(hit.rank), printable(hit.recording.name), clock(hit.start), clock(hit.end), f"{hit.score:.3f}"
+        )
+    console = Console(highlight=False)
+    console.print(table, markup=False)
+    console.print(
+        f"searched {answer.searched.recordings} recordings, {answer.searched.hours:.2f} h, "
+        f"in {answer.timing_ms.total:.0f} ms"
+    )
+
+
+def print_archives(listed: ArchivesOut) -> None:
+    """Archives as a table on stdout."""
+    table = Table()
+    for name in ("archive", "recordings", "hours", "tokenizer", "codebook", "MB"):
+        table.add_column(name, overflow="fold")
+    for archive in listed.archives:
+        codebook = f"{archive.codebook_size} ({archive.codebook})" if archive.codebook else "none yet"
+        table.add_row(
+            printable(archive.name), str(archive.recordings), f"{archive.hours:.2f}", archive.tokenizer, codebook,
+            f"{archive.bytes / 1e6:.1f}",
+        )  # fmt: skip
+    Console(highlight=False).print(table, markup=False)
+
+
+def print_figures(figures: dict[str, Figures]) -> None:
+    """Figures of an evaluation as a table on stdout."""
+    table = Table()
+    for name in ("", "queries", "MAP", "MRR", "P@10", "MTWV", "beta"):
+        table.add_column(name, justify="right")
+    for name, f in figures.items():
+        row = (f"{f.map:.4f}", f"{f.mrr:.3f}", f"{f.p10:.3f}", f"{f.mtwv:.3f}", f"{f.beta:g}")
+        table.add_row(name, str(f.queries), *row)
+    Console(highlight=False).print(table)

@@ -1,0 +1,133 @@
+"""What goes over HTTP and out of the command line: DESIGN's JSON, to the letter."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Out(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class QueryOut(_Out):
+    """What was asked: durations and stretches in seconds."""
+
+    duration: float
+    speech: tuple[float, float]
+    tokens: int
+    tokenizer: str
+
+
+class HitRecordingOut(_Out):
+    """The recording of a hit; `name` is the path relative to the folder that was indexed."""
+
+    id: int
+    name: str
+    duration: float
+
+
+class HitOut(_Out):
+    """A place where the term is said, in seconds, with a score in [0, 1]."""
+
+    rank: int
+    recording: HitRecordingOut
+    start: float
+    end: float
+    score: float
+    edit_similarity: float
+    dtw_similarity: float
+
+
+class TimingOut(_Out):
+    """Milliseconds per stage."""
+
+    tokenize: float
+    candidates: float
+    alignment: float
+    rescoring: float
+    total: float
+
+
+class SearchedOut(_Out):
+    """How much was searched."""
+
+    recordings: int
+    hours: float
+
+
+class SearchOut(_Out):
+    """The answer to a query."""
+
+    query: QueryOut
+    hits: list[HitOut]
+    timing_ms: TimingOut
+    searched: SearchedOut
+
+
+class ArchiveOut(_Out):
+    """An archive and what is in force in it."""
+
+    name: str
+    recordings: int
+    hours: float
+    tokenizer: str
+    tokenizer_sha256: str
+    codebook: str | None
+    codebook_size: int | None
+    bytes: int
+
+
+class ArchivesOut(_Out):
+    """All archives."""
+
+    archives: list[ArchiveOut]
+
+
+class RecordingOut(_Out):
+    """A recording of an archive; times in seconds."""
+
+    id: int
+    name: str
+    duration: float
+    bytes: int
+    sha256: str
+    indexed_at: datetime
+
+
+class RecordingsOut(_Out):
+    """One page of recordings; `next_offset` is null on the last."""
+
+    archive: str
+    recordings: list[RecordingOut]
+    next_offset: int | None
+
+
+class ErrorBody(_Out):
+    """A stable code, one line for a person, and the field that is to blame where there is one."""
+
+    code: str
+    message: str
+    field: str | None = None
+
+
+class ErrorOut(_Out):
+    """Every error has this form."""
+
+    error: ErrorBody
+
+
+class HealthOut(_Out):
+    """The process is alive."""
+
+    status: str = "ok"
+
+
+class ReadyOut(_Out):
+    """Whether searches would be answered, and if not, why."""
+
+    ready: bool
+    database: str
+    tokenizer: str
+    reasons: list[str] = Field(default_factory=list)

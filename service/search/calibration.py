@@ -1,0 +1,52 @@
+"""From similarity to probability: normalised by the query's own background, then a logistic map.
+
+Per-query normalisation as in zero-resource term detection: a common query finds high similarities everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+LEAST_SPREAD = 0.01  # similarities: a background that is all alike says little
+
+
+@dataclass(frozen=True)
+class Background:
+    """Middle and spread of the similarities that a query has with segments at large."""
+
+    median: float
+    spread: float
+
+    def distance(self, similarity: float) -> float:
+        """How many spreads a similarity lies above the background."""
+        return (similarity - self.median) / self.spread
+
+
+@dataclass(frozen=True)
+class LogisticMap:
+    """score = 1 / (1 + exp(-(slope * distance + bias)))."""
+
+    slope: float
+    bias: float
+
+    def score(self, distance: float) -> float:
+        """A probability in [0, 1]."""
+        x = self.slope * distance + self.bias
+        return 1.0 / (1.0 + math.exp(-x)) if x > -700 else 0.0
+
+
+# Fitted on the development tasks by `bench/accuracy/calibrate.py`, whose output docs/decisions.md records.
+DEFAULT_MAP = LogisticMap(slope=0.9, bias=-5.0)
+
+
+def measure(similarities: npt.NDArray[np.float32]) -> Background:
+    """Median and scaled median absolute deviation (as a standard deviation) of background similarities [segments]."""
+    if len(similarities) == 0:
+        return Background(0.0, 1.0)
+    median = float(np.median(similarities))
+    spread = 1.4826 * float(np.median(np.abs(similarities - median)))
+    return Background(median, max(spread, LEAST_SPREAD))

@@ -1,0 +1,297 @@
+"""The cascade, one stage after another, from clips to hits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection, Engine
+
+from indexer import database, store
+from indexer.keys import bigrams, coarse_classes
+from model.audio import SAMPLE_RATE, Samples
+from model.codebook import Codebook
+from model.tokenizer import Tokenizer
+from model.tokens import TokenString
+from service.errors import ArchiveNotReady, BadStretch, QueryTooLong
+from service.search import alignment, calibration, candidates, rescoring
+from service.search.candidates import SegmentKey
+from service.search.trim import Speech, trim
+
+BACKGROUND_SEGMENTS = 200
+SPEECH_RMS = 0.1  # full scale is 1: what the tokenizer has heard most of
+BLOCK_SEGMENTS = 2_000  # segments held at a time by an exact search
+LEAST_OVERLAP = 0.5  # of the shorter of two hits: more than that and they are one
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What the cascade hands from stage to stage."""
+
+    candidate_depth: int = 2_000
+    rescore_depth: int = 2_000
+    max_query_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """A question: clips of one term (float32 at 16 kHz), an archive's name, and what to answer."""
+
+    clips: Sequence[Samples]
+    archive: str
+    limit: int = 20
+    min_score: float = 0.0
+    start_s: float | None = None
+    end_s: float | None = None
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Query:
+    """One clip, heard: durations in seconds, `embeddings` float32 [frames, dim] and `tokens` of its speech."""
+
+    duration_s: float
+    speech: Speech
+    embeddings: npt.NDArray[np.float32]
+    tokens: TokenString
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A place where the term is said, in seconds."""
+
+    recording: store.RecordingInfo
+    start_s: float
+    end_s: float
+    score: float
+    edit_similarity: float
+    dtw_similarity: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds per stage."""
+
+    tokenize: float
+    candidates: float
+    alignment: float
+    rescoring: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Hits, best first, with what was asked and what was searched."""
+
+    query: Query
+    hits: list[Hit]
+    timing_ms: Timing
+    recordings: int
+    hours: float
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What an archive's searches share: its codebook, coarse classes, and a fixed sample of its segments."""
+
+    codebook: Codebook
+    classes: npt.NDArray[np.uint8]
+    background: rescoring.Codes
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A match in an archive: the token string of its segment, and the stretch in frames."""
+
+    segment: SegmentKey
+    tokens: TokenString
+    start: int
+    end: int
+    similarity: float
+
+    @property
+    def start_s(self) -> float:
+        return self.tokens.offset + self.start * self.tokens.frame_seconds
+
+    @property
+    def end_s(self) -> float:
+        return self.tokens.offset + self.end * self.tokens.frame_seconds
+
+
+class _Clock:
+    """Adds up milliseconds under the name of the stage that is on."""
+
+    def __init__(self) -> None:
+        self.ms = dict.fromkeys(("tokenize", "candidates", "alignment", "rescoring"), 0.0)
+        self._started = self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.ms[stage] += (now - self._last) * 1e3
+        self._last = now
+
+    def timing(self) -> Timing:
+        rounded = {stage: round(ms, 2) for stage, ms in self.ms.items()}
+        return Timing(**rounded, total=round((time.perf_counter() - self._started) * 1e3, 2))
+
+
+class SearchEngine:
+    """Answers questions about archives; threads may share one."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, settings: SearchSettings | None = None) -> None:
+        self.database = engine
+        self.tokenizer = tokenizer
+        self.settings = settings or SearchSettings()
+        self._loaded: dict[int, _Loaded] = {}
+        self._lock = threading.Lock()
+
+    def search(self, request: Request) -> Answer:
+        """Run the cascade.
+
+        Raises NoSpeech, QueryTooLong, BadStretch for the clips; ArchiveNotFound, ArchiveNotReady, TokenizerMismatch
+        for the archive.
+        """
+        clock = _Clock()
+        with database.connect(self.database) as connection:
+            archive = store.get_archive(connection, request.archive)
+            store.require_tokenizer(archive, self.tokenizer.info.sha256)
+            if archive.codebook_id is None or archive.recordings == 0:
+                raise ArchiveNotReady(f"nothing has been indexed into the archive {archive.name!r} yet", "archive")
+            loaded = self._load(connection, archive.id, archive.codebook_id)
+            clock.lap("candidates")
+            queries = [self._hear(clip, request, loaded.codebook) for clip in request.clips]
+            clock.lap("tokenize")
+            found: list[list[_Found]] = [[] for _ in queries]
+            for block in self._blocks(connection, archive, queries, loaded, request.exact, clock):
+                for number, query in enumerate(queries):
+                    found[number] += self._match(query, block, loaded, clock)
+            hits = self._rank(queries, found, loaded, request, connection)
+            clock.lap("rescoring")
+        return Answer(queries[0], hits, clock.timing(), archive.recordings, archive.hours)
+
+    def _load(self, connection: Connection, archive_id: int, codebook_id: int) -> _Loaded:
+        with self._lock:
+            if codebook_id not in self._loaded:
+                codebook = store.load_codebook(connection, codebook_id)
+                parts = 0 if codebook.pq is None else len(codebook.pq)
+                sample = store.sample_segments(connection, archive_id, BACKGROUND_SEGMENTS)
+                background = rescoring.gather([TokenString.from_bytes(row.tokens) for row in sample], parts)
+                self._loaded[codebook_id] = _Loaded(codebook, coarse_classes(codebook), background)
+            return self._loaded[codebook_id]
+
+    def _hear(self, clip: Samples, request: Request, codebook: Codebook) -> Query:
+        """Cut out the stretch that was asked for, find its speech, and tokenize that with the clip around it."""
+        duration_s = len(clip) / SAMPLE_RATE
+        start_s, end_s = request.start_s or 0.0, duration_s if request.end_s is None else request.end_s
+        if not 0.0 <= start_s < min(end_s, duration_s):
+            raise BadStretch(f"no stretch from {start_s:g} s to {end_s:g} s in a clip of {duration_s:.2f} s", "start")
+        end_s = min(end_s, duration_s)
+        if end_s - start_s > self.settings.max_query_s:
+            raise QueryTooLong(
+                f"{end_s - start_s:.0f} s of query, where {self.settings.max_query_s:g} s are allowed", "file"
+            )
+        frame = self.tokenizer.frame_samples
+        first = int(start_s * SAMPLE_RATE) // frame * frame
+        last = int(end_s * SAMPLE_RATE)
+        speech = trim(clip[first:last])
+        clip = _level(clip, clip[first + speech.start * frame : first + speech.end * frame])
+        left = -(-self.tokenizer.info.left_context_samples // frame) * frame
+        right = self.tokenizer.info.right_context_samples
+        around = clip[max(0, first - left) : first], clip[last : last + right]
+        embeddings = self.tokenizer.embed(clip[first:last], *around)[speech.start : speech.end]
+        shift = first // frame
+        speech = Speech(speech.start + shift, speech.end + shift)
+        return Query(duration_s, speech, embeddings, self.tokenizer.collapse(embeddings, codebook, speech.start_s))
+
+    def _blocks(
+        self,
+        connection: Connection,
+        archive: store.ArchiveInfo,
+        queries: list[Query],
+        loaded: _Loaded,
+        exact: bool,
+        clock: _Clock,
+    ) -> Iterator[list[store.SegmentRow]]:
+        """Segments to look at: all of them, or those that share keys with the queries."""
+        depth = self.settings.candidate_depth
+        if exact:
+            yield from store.iterate_segments(connection, archive.id, BLOCK_SEGMENTS)
+            return
+        if archive.segments <= depth:
+            chosen = [c.segment for c in candidates.every_segment(connection, archive.id, depth)]
+        else:
+            keys = np.concatenate([bigrams(query.tokens.ids, loaded.classes) for query in queries])
+            chosen = [c.segment for c in candidates.lookup(connection, archive.id, keys, archive.segments, depth)]
+        rows = store.read_segments(connection, [(key.recording_id, key.position) for key in chosen])
+        clock.lap("candidates")
+        yield rows
+
+    def _match(self, query: Query, rows: list[store.SegmentRow], loaded: _Loaded, clock: _Clock) -> list[_Found]:
+        """Align all rows, rescore the best aligned."""
+        strings = [TokenString.from_bytes(row.tokens) for row in rows]
+        aligned = alignment.align(query.tokens.ids, [string.ids for string in strings])
+        aligned.sort(key=lambda a: (-a.similarity, a.candidate))
+        keep = sorted(a.candidate for a in aligned[: self.settings.rescore_depth])
+        clock.lap("alignment")
+        tables = rescoring.make_tables(query.embeddings, loaded.codebook)
+        matches = rescoring.match(tables, rescoring.gather([strings[i] for i in keep], tables.residual.shape[1]))
+        clock.lap("rescoring")
+        return [
+            _Found(SegmentKey(rows[i].recording_id, rows[i].position), strings[i], m.start, m.end, m.similarity)
+            for m in matches
+            for i in (keep[m.segment],)
+        ]
+
+    def _rank(
+        self, queries: list[Query], found: list[list[_Found]], loaded: _Loaded, request: Request, connection: Connection
+    ) -> list[Hit]:
+        """Calibrate each clip's matches, join those of several clips, merge overlaps, and name the recordings."""
+        scored: list[tuple[float, _Found, Query]] = []
+        for query, matches in zip(queries, found, strict=True):
+            background = _background(query, loaded)
+            scored += [(background.distance(match.similarity), match, query) for match in matches]
+        scored.sort(key=lambda s: (-s[0], s[1].segment, s[1].start))
+        kept: list[tuple[float, _Found, Query]] = []
+        by_recording: dict[int, list[_Found]] = {}
+        for distance, match, query in scored:
+            neighbours = by_recording.setdefault(match.segment.recording_id, [])
+            if not any(_same_place(match, other) for other in neighbours):
+                neighbours.append(match)
+                kept.append((distance, match, query))
+        ranked = [(calibration.DEFAULT_MAP.score(distance), match, query) for distance, match, query in kept]
+        ranked = [r for r in ranked if r[0] >= request.min_score][: request.limit]
+        names = store.recordings_by_id(connection, [match.segment.recording_id for _, match, _ in ranked])
+        return [
+            Hit(
+                names[match.segment.recording_id], match.start_s, match.end_s, score,
+                alignment.edit_similarity(query.tokens.ids, _stretch_ids(match)), match.similarity,
+            )
+            for score, match, query in ranked
+            if match.segment.recording_id in names
+        ]  # fmt: skip
+
+
+def _level(clip: Samples, speech: Samples) -> Samples:
+    """The clip with its speech at the usual level: a quiet query is heard like a loud one."""
+    rms = float(np.sqrt(np.mean(np.square(speech))))
+    return np.asarray(np.clip(clip * (SPEECH_RMS / rms), -1.0, 1.0), np.float32)
+
+
+def _background(query: Query, loaded: _Loaded) -> calibration.Background:
+    tables = rescoring.make_tables(query.embeddings, loaded.codebook)
+    best = rescoring.match(tables, loaded.background, per_segment=1)
+    return calibration.measure(np.array([m.similarity for m in best], np.float32))
+
+
+def _stretch_ids(found: _Found) -> npt.NDArray[np.uint16]:
+    """Collapsed tokens of the matched stretch."""
+    return TokenString.from_frames(found.tokens.frame_ids[found.start : found.end], found.tokens.frame_seconds).ids
+
+
+def _same_place(one: _Found, other: _Found) -> bool:
+    overlap = min(one.end_s, other.end_s) - max(one.start_s, other.start_s)
+    return overlap > LEAST_OVERLAP * min(one.end_s - one.start_s, other.end_s - other.start_s)

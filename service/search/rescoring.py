@@ -1,0 +1,170 @@
+"""Subsequence dynamic time warping of a query's embeddings against stored codes, by table look-up.
+
+Every query frame is matched once; between two of them the recording may stand still, go on by one frame, or skip one
+(asymmetric steps without weights: Sakoe and Chiba 1978, type 2 in one direction), so a path runs at zero to twice the
+query's speed and its similarity is the mean over query frames. The tables follow asymmetric product quantisation
+(Jégou, Douze and Schmid 2011): similarities are computed once per code, not once per frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from model.codebook import Codebook
+from model.tokens import TokenString
+
+Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
+
+HITS_PER_SEGMENT = 3
+_NOTHING = np.float32(-1e9)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Similarities of query frames to codes: `token` float32 [frames, K], `residual` float32 [frames, M, 256]."""
+
+    token: Float32
+    residual: Float32
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Codes of segments end to end: `ids` uint16 [total], `pq` uint8 [total, M], `offsets` int64 [segments + 1]."""
+
+    ids: npt.NDArray[np.uint16]
+    pq: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Match:
+    """A stretch [start, end) of frames of one segment, and its mean similarity in [-1, 1]."""
+
+    segment: int
+    start: int
+    end: int
+    similarity: float
+
+
+def make_tables(query: Float32, codebook: Codebook, residual: bool = True) -> Tables:
+    """Tables of unit query embeddings float32 [frames, dim]."""
+    token = np.ascontiguousarray(query @ codebook.centroids.T)
+    if codebook.pq is None or not residual:
+        return Tables(token, np.zeros((len(query), 0, 256), np.float32))
+    parts, size, width = codebook.pq.shape
+    table = np.zeros((len(query), parts, 256), np.float32)
+    for part in range(parts):
+        table[:, part, :size] = query[:, part * width : (part + 1) * width] @ codebook.pq[part].T
+    return Tables(token, table)
+
+
+def gather(strings: list[TokenString], parts: int) -> Codes:
+    """Codes of token strings, frame by frame; `parts` is M of the tables they will meet."""
+    frames = np.array([string.frames for string in strings], np.int64)
+    offsets = np.concatenate([[0], np.cumsum(frames)]).astype(np.int64)
+    ids = np.concatenate([string.frame_ids for string in strings]) if strings else np.zeros(0, np.uint16)
+    if parts == 0:
+        return Codes(ids, np.zeros((len(ids), 0), np.uint8), offsets)
+    missing = [string for string in strings if string.pq is None or string.pq.shape[1] != parts]
+    if missing:
+        raise ValueError(f"{len(missing)} token strings have no codes of {parts} bytes a frame")
+    pq = np.concatenate([s.pq for s in strings if s.pq is not None]) if strings else np.zeros((0, parts), np.uint8)
+    return Codes(ids, pq, offsets)
+
+
+def match(tables: Tables, codes: Codes, per_segment: int = HITS_PER_SEGMENT) -> list[Match]:
+    """The best non-overlapping matches of each segment, at most `per_segment`, best first within a segment."""
+    segments = len(codes.offsets) - 1
+    similarity = np.full((segments, per_segment), _NOTHING, np.float32)
+    start = np.zeros((segments, per_segment), np.int32)
+    end = np.zeros((segments, per_segment), np.int32)
+    _match(tables.token, tables.residual, codes.ids, codes.pq, codes.offsets, similarity, start, end)
+    return [
+        Match(segment, int(start[segment, k]), int(end[segment, k]), float(similarity[segment, k]))
+        for segment, k in zip(*np.nonzero(similarity > _NOTHING / 2), strict=True)
+    ]
+
+
+@numba.njit(nogil=True, cache=True)
+def _match(
+    token: Float32,
+    residual: Float32,
+    ids: npt.NDArray[np.uint16],
+    pq: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.int64],
+    similarity: Float32,
+    start: Int32,
+    end: Int32,
+) -> None:
+    """Fill similarity, start and end [segments, per_segment]."""
+    frames, parts = len(token), residual.shape[1]
+    longest = 0
+    for segment in range(len(offsets) - 1):
+        longest = max(longest, offsets[segment + 1] - offsets[segment])
+    # Two silent frames lie before each row, so that steps from before the segment need no test.
+    total = np.empty(longest + 2, np.float32)
+    begin = np.empty(longest + 2, np.int32)
+    next_total = np.empty(longest + 2, np.float32)
+    next_begin = np.empty(longest + 2, np.int32)
+    local = np.empty(longest, np.float32)
+    for segment in range(len(offsets) - 1):
+        first = offsets[segment]
+        length = offsets[segment + 1] - first
+        if length == 0:
+            continue
+        total[:2] = _NOTHING
+        next_total[:2] = _NOTHING
+        begin[:2] = 0
+        next_begin[:2] = 0
+        for i in range(frames):
+            row = token[i]
+            for j in range(length):
+                local[j] = row[ids[first + j]]
+            for part in range(parts):
+                table = residual[i, part]
+                for j in range(length):
+                    local[j] += table[pq[first + j, part]]
+            if i == 0:
+                for j in range(length):
+                    total[j + 2] = local[j]
+                    begin[j + 2] = j
+                continue
+            for j in range(length):
+                best, from_ = total[j + 2], begin[j + 2]
+                if total[j + 1] >= best:
+                    best, from_ = total[j + 1], begin[j + 1]
+                if total[j] > best:
+                    best, from_ = total[j], begin[j]
+                next_total[j + 2] = best + local[j]
+                next_begin[j + 2] = from_
+            total, next_total = next_total, total
+            begin, next_begin = next_begin, begin
+        _pick(
+            total[2 : length + 2] / np.float32(frames),
+            begin[2 : length + 2],
+            similarity[segment],
+            start[segment],
+            end[segment],
+        )
+
+
+@numba.njit(nogil=True, cache=True)
+def _pick(score: Float32, begin: Int32, similarity: Float32, start: Int32, end: Int32) -> None:
+    """Best ends first; an end whose stretch overlaps one that was taken is passed over."""
+    order = np.argsort(-score)
+    taken = 0
+    for at in order:
+        if taken == len(similarity) or score[at] < _NOTHING / 2:
+            break
+        clear = True
+        for k in range(taken):
+            if begin[at] < end[k] and at >= start[k]:
+                clear = False
+        if clear:
+            similarity[taken], start[taken], end[taken] = score[at], begin[at], at + 1
+            taken += 1

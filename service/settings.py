@@ -1,0 +1,41 @@
+"""Settings, from the environment (SAYAGAIN_*) and a .env file; made where the program starts, never on import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model.tokenizer import DEFAULT_WEIGHTS, Device
+
+
+class Settings(BaseSettings):
+    """All that can be set. Names in the environment carry the prefix SAYAGAIN_."""
+
+    model_config = SettingsConfigDict(env_prefix="SAYAGAIN_", env_file=".env", extra="ignore")
+
+    home: Path = Field(
+        default=Path("~/.local/share/sayagain"), description="data folder: the embedded database lives here"
+    )
+    database_url: SecretStr | None = Field(
+        default=None, description="an external PostgreSQL >= 15; none: the embedded one"
+    )
+    tokenizer: Path = Field(default=DEFAULT_WEIGHTS, description="the tokenizer's ONNX file")
+    device: Device = Field(default="cpu", description="cpu or cuda")
+    threads: int = Field(default=0, ge=0, description="threads of one tokenizer run; 0: as many as there are cores")
+    max_query_s: float = Field(default=60.0, gt=0, description="longest clip, in seconds")
+    max_upload_mb: float = Field(default=64.0, gt=0, description="largest clip, in megabytes")
+    max_clips: int = Field(default=10, ge=1, description="clips of one query")
+    candidate_depth: int = Field(default=2_000, ge=1, description="segments that the candidate stage hands on")
+    rescore_depth: int = Field(default=2_000, ge=1, description="candidates, best aligned first, that are rescored")
+
+    @property
+    def home_path(self) -> Path:
+        """The data folder with ~ expanded."""
+        return self.home.expanduser()
+
+    @property
+    def url(self) -> str | None:
+        """The database URL in the clear, or None for the embedded server."""
+        return None if self.database_url is None else self.database_url.get_secret_value()

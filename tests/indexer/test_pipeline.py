@@ -1,0 +1,439 @@
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import wave
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+from sqlalchemy import Engine, text
+
+from indexer import database, store
+from indexer.discover import NoAudioFound, discover
+from indexer.fitting import CodebookTooLittleAudio
+from indexer.pipeline import CodebookInForce, IndexReport, Progressed, index_archive
+from indexer.store import ArchiveBusy, TokenizerMismatch
+from indexer.worker import Hear, Setup, Worker
+from model.tokens import TokenString
+from tests.conftest import ToneFile
+from tests.indexer import sounds
+
+Index = Callable[..., IndexReport]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "audio").mkdir(exist_ok=True)
+    return tmp_path / "audio"
+
+
+@pytest.fixture
+def index(engine: Engine, folder: Path, tokenizer_path: Path) -> Index:
+    """Indexes the test's folder."""
+
+    def run(*paths: Path, archive: str = "radio", **options: object) -> IndexReport:
+        return index_archive(
+            engine, paths or [folder], archive, tokenizer_path, **({"workers": 1} | options)  # type: ignore[arg-type]
+        )
+
+    return run
+
+
+def rows(engine: Engine, archive: str = "radio", ids: bool = False) -> list[tuple[object, ...]]:
+    """Everything that is stored of an archive, without what depends on when."""
+    with engine.connect() as connection:
+        found = connection.execute(
+            text("""
+                SELECT recording.id, recording.name, content_sha256, duration_s, position, start_s, frames, tokens, keys
+                FROM recording JOIN segment ON segment.recording_id = recording.id
+                JOIN archive ON archive.id = recording.archive_id
+                WHERE archive.name = :archive ORDER BY recording.name, position
+            """),
+            {"archive": archive},
+        ).all()
+    return [(*((row[0],) if ids else ()), *(bytes(v) if isinstance(v, memoryview) else v for v in row[1:])) for row in found]
+
+
+def failures(report: IndexReport) -> list[tuple[str, str]]:
+    return [(failure.name, failure.code) for failure in report.failed]
+
+
+def test_every_format_rate_and_channel_count(index: Index, engine: Engine, tone_file: ToneFile) -> None:
+    for suffix in sounds.CODECS:
+        tone_file(f"a{suffix}", 3.0)
+    tone_file("telephone.wav", 3.0, rate=8_000)
+    tone_file("studio.wav", 3.0, rate=96_000, channels=6)
+    tone_file("cd.flac", 3.0, rate=44_100, channels=2)
+    report = index()
+    assert failures(report) == []
+    assert (report.found, report.indexed) == (10, 10)
+    assert report.audio_s == pytest.approx(30.0, abs=1.5)
+    assert 0 < report.speech_s <= report.audio_s
+    assert report.tokens > 0
+    assert report.times_real_time > 0
+    assert report.bytes_per_hour > 0
+    assert (report.codebook_kind, report.archive) == ("tokenizer", "radio")
+    with engine.connect() as connection:
+        archive = store.get_archive(connection, "radio")
+        assert archive.recordings == 10
+        for block in store.iterate_segments(connection, archive.id, 3):
+            for row in block:
+                string = TokenString.from_bytes(row.tokens)
+                assert string.frames * 0.04 == pytest.approx(3.0, abs=0.2)
+                assert string.pq is not None
+
+
+def test_bad_files_are_reported_by_name_and_the_rest_goes_on(index: Index, folder: Path, tone_file: ToneFile) -> None:
+    tone_file("good.wav", 2.0)
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "text.wav").write_text("this is no sound, whatever it is called\n" * 20)
+    with wave.open(str(folder / "no-samples.wav"), "wb") as header:
+        header.setparams((1, 2, 16_000, 0, "NONE", ""))
+    sounds.write(folder / "20ms.wav", sounds.babble(0.02))
+    (folder / "dangling.wav").symlink_to(folder / "gone.wav")
+    report = index()
+    assert report.indexed == 1
+    assert failures(report) == [
+        ("20ms.wav", "audio_too_short"),
+        ("dangling.wav", "audio_unreadable"),
+        ("empty.wav", "audio_empty"),
+        ("no-samples.wav", "audio_empty"),
+        ("text.wav", "audio_undecodable"),
+    ]
+    assert report.found == 6
+    assert all(failure.message and "\n" not in failure.message for failure in report.failed)
+    again = index()
+    assert (again.indexed, again.unchanged) == (0, 1)
+    assert failures(again) == failures(report)
+
+
+def test_poor_sound_is_indexed_honestly(index: Index, engine: Engine, folder: Path, tone_file: ToneFile) -> None:
+    sounds.write(folder / "silence.wav", np.zeros(48_000, np.float32))
+    sounds.write(folder / "clipped.wav", np.clip(sounds.babble(3.0) * 200, -1, 1))
+    whole = tone_file("truncated.mp3", 6.0)
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    report = index()
+    assert failures(report) == []
+    stored = {row[0]: row[2] for row in rows(engine)}
+    assert stored["silence.wav"] == 3.0
+    assert stored["clipped.wav"] == 3.0
+    assert 1.5 < stored["truncated.mp3"] < 4.5
+    index(folder / "silence.wav", archive="quiet")
+    (quiet,) = rows(engine, "quiet")
+    assert quiet[5] == 75
+
+
+def test_odd_names(index: Index, engine: Engine, folder: Path) -> None:
+    names = ["with space.wav", "it's \"quoted\".wav", "new\nline.wav", "naïve 😀.wav", "a:b%s.wav", "sub dir/x.wav"]
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        sounds.write(folder / name, sounds.babble(1.0))
+    with open(os.fsencode(folder) + b"/caf\xe9.wav", "wb") as file:
+        file.write((folder / "with space.wav").read_bytes())
+    report = index()
+    assert failures(report) == []
+    assert {row[0] for row in rows(engine)} == {*names, "caf\\xe9.wav"}
+    assert index().unchanged == len(names) + 1
+    with engine.connect() as connection:
+        archive = store.get_archive(connection, "radio")
+        paths = [recording.path for recording in store.list_recordings(connection, archive.id, 10)]
+    assert all(os.path.exists(path) for path in paths)
+
+
+def test_nothing_found_makes_no_archive(index: Index, engine: Engine) -> None:
+    with pytest.raises(NoAudioFound):
+        index()
+    with engine.connect() as connection:
+        assert store.list_archives(connection) == []
+
+
+def test_an_unreadable_file(tokenizer_path: Path, tone_file: ToneFile) -> None:
+    closed = tone_file("closed.wav", 1.0)
+    tone_file("open.wav", 1.0)
+    closed.chmod(0)
+    code = INDEX + (
+        "import os\n"
+        "found = __import__('indexer.worker').worker.Worker(Setup(Path(sys.argv[2]), 'cpu'))\n"
+        "os.geteuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))\n"
+        "result = found.do(Index(FoundFile('closed.wav', Path(sys.argv[3]), 1, 1)))\n"
+        "assert result.code == 'audio_unreadable', result\n"
+    )
+    subprocess.run([sys.executable, "-c", code, "", str(tokenizer_path), str(closed)], check=True)
+
+
+def test_a_second_run_skips_and_a_changed_file_is_replaced(
+    index: Index, engine: Engine, folder: Path, tone_file: ToneFile
+) -> None:
+    for n in range(3):
+        tone_file(f"{n}.wav", 2.0, seed=n)
+    assert index().indexed == 3
+    before = rows(engine, ids=True)
+    again = index()
+    assert (again.indexed, again.unchanged, again.moved) == (0, 3, 0)
+    os.utime(folder / "0.wav", ns=(1, 1))  # another time, the same sound
+    assert (touched := index()).unchanged == 3
+    assert touched.indexed == 0
+    tone_file("1.wav", 3.0, seed=9)
+    changed = index()
+    assert (changed.indexed, changed.unchanged) == (1, 2)
+    after = rows(engine, ids=True)
+    assert [row[0] for row in after] == [row[0] for row in before]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, True]
+    tone_file("3.wav", 2.0, seed=3)
+    assert (index().indexed, index().unchanged) == (1, 4)
+
+
+def test_a_file_that_breaks_keeps_its_old_rows(index: Index, engine: Engine, folder: Path, tone_file: ToneFile) -> None:
+    tone_file("a.wav", 2.0)
+    index()
+    before = rows(engine)
+    (folder / "a.wav").write_text("not sound any more")
+    assert failures(index()) == [("a.wav", "audio_undecodable")]
+    assert rows(engine) == before
+
+
+def test_moved_and_conflicting_files(index: Index, engine: Engine, tmp_path: Path, folder: Path, tone_file: ToneFile) -> None:
+    tone_file("a.wav", 2.0)
+    index()
+    before = rows(engine, ids=True)
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    assert failures(index(copy)) == [("a.wav", "name_conflict")]
+    shutil.rmtree(folder)
+    moved = index(copy)
+    assert (moved.moved, moved.indexed, failures(moved)) == (1, 0, [])
+    assert rows(engine, ids=True) == before
+    assert index(copy).unchanged == 1
+
+
+def test_the_same_files_give_the_same_rows(index: Index, engine: Engine, tone_file: ToneFile) -> None:
+    for n in range(6):
+        tone_file(f"{n}.wav", 6.0 + n, seed=n)
+    index(archive="one", workers=1, codebook="archive")
+    index(archive="two", workers=2, codebook="archive")
+    one, two = rows(engine, "one", ids=True), rows(engine, "two", ids=True)
+    assert [row[1:] for row in one] == [row[1:] for row in two]
+    assert [row[0] - one[0][0] for row in one] == [row[0] - two[0][0] for row in two]
+    with engine.connect() as connection:
+        hashes = connection.execute(text("SELECT DISTINCT sha256 FROM codebook")).all()
+    assert len(hashes) == 1
+
+
+def test_a_long_recording_is_cut_and_its_codebook_fitted(index: Index, engine: Engine, tone_file: ToneFile) -> None:
+    tone_file("long.flac", 130.0, seed=1)
+    stages: list[Progressed] = []
+    report = index(codebook="archive", progress=stages.append)
+    assert report.codebook_kind == "archive"
+    assert report.codebook_size == 256  # 3,250 frames, ten for each centroid
+    assert 0.5 < report.entropy <= 1.0
+    stored = rows(engine)
+    assert len(stored) > 6
+    assert stored[-1][4] + stored[-1][5] * 0.04 == pytest.approx(130.0, abs=0.05)
+    assert {stage.stage for stage in stages} == {"looking", "listening", "fitting the codebook", "indexing"}
+    assert stages[-1].done_s == pytest.approx(130.0, abs=1.0)
+    with engine.connect() as connection:
+        archive = store.get_archive(connection, "radio")
+        assert archive.codebook_id is not None
+        assert store.load_codebook(connection, archive.codebook_id).size == 256
+
+
+def test_later_additions_use_the_stored_codebook(index: Index, engine: Engine, tone_file: ToneFile) -> None:
+    tone_file("a.wav", 40.0)
+    first = index(codebook="archive")
+    tone_file("b.wav", 40.0, seed=2)
+    second = index()
+    assert (second.indexed, second.unchanged) == (1, 1)
+    assert (second.codebook_kind, second.codebook_size) == ("archive", first.codebook_size)
+    with pytest.raises(CodebookInForce) as caught:
+        index(codebook="tokenizer")
+    assert caught.value.code == "codebook_in_force"
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM codebook")).scalar_one() == 1
+
+
+def test_a_codebook_needs_some_audio(index: Index, engine: Engine, tone_file: ToneFile) -> None:
+    tone_file("a.wav", 2.0)
+    with pytest.raises(CodebookTooLittleAudio) as caught:
+        index(codebook="archive")
+    assert caught.value.code == "codebook_too_little_audio"
+    assert index().codebook_kind == "tokenizer"
+
+
+def test_without_codes_there_are_tokens_alone(index: Index, engine: Engine, tone_file: ToneFile) -> None:
+    tone_file("a.wav", 40.0)
+    for kind in ("archive", "tokenizer"):
+        index(archive=kind, codebook=kind, codes=False)
+        assert all(TokenString.from_bytes(row[6]).pq is None for row in rows(engine, kind))  # type: ignore[arg-type]
+
+
+def test_another_tokenizer_is_refused(
+    index: Index, engine: Engine, folder: Path, tmp_path: Path, tone_file: ToneFile, tokenizer_path: Path
+) -> None:
+    tone_file("a.wav", 2.0)
+    index()
+    before = rows(engine)
+    other = onnx.load(tokenizer_path)
+    for entry in other.metadata_props:
+        if entry.key == "name":
+            entry.value = "stranger"
+    onnx.save(other, tmp_path / "other.onnx")
+    with pytest.raises(TokenizerMismatch, match="stranger") as caught:
+        index_archive(engine, [folder], "radio", tmp_path / "other.onnx")
+    assert caught.value.code == "tokenizer_mismatch"
+    assert rows(engine) == before
+
+
+def test_two_runs_at_once_are_not_let_in(index: Index, engine: Engine, tone_file: ToneFile) -> None:
+    tone_file("a.wav", 2.0)
+    caught: list[BaseException] = []
+
+    def second(now: Progressed) -> None:
+        if now.stage == "indexing" and not caught:
+            try:
+                index()
+            except ArchiveBusy as error:
+                caught.append(error)
+
+    assert index(progress=second).indexed == 1
+    assert [getattr(error, "code", "") for error in caught] == ["archive_busy"]
+    assert index().unchanged == 1  # and the door is open again
+
+
+def test_a_killed_worker_costs_nothing(index: Index, engine: Engine, tone_file: ToneFile) -> None:
+    for n in range(8):
+        tone_file(f"{n}.wav", 20.0, seed=n)
+    killed: list[int] = []
+
+    def murder(now: Progressed) -> None:
+        if now.stage == "indexing" and now.done_s > 0 and not killed:
+            child = next(c for c in psutil.Process().children() if "indexer.worker" in " ".join(c.cmdline()))
+            killed.append(child.pid)
+            child.kill()
+
+    report = index(progress=murder, workers=2, codebook="tokenizer")
+    assert killed
+    assert (report.indexed, failures(report)) == (8, [])
+    assert index(archive="calm", codebook="tokenizer").indexed == 8
+    assert rows(engine) == rows(engine, "calm")
+
+
+def test_a_file_that_kills_workers_is_given_up(index: Index, engine: Engine, folder: Path, tone_file: ToneFile) -> None:
+    tone_file("a-long.wav", 600.0)
+    tone_file("b.wav", 2.0)
+    stop = threading.Event()
+    index(folder / "b.wav")  # the codebook is there: nothing is heard before the pass
+
+    def murder() -> None:
+        deaths = 0
+        while not stop.is_set() and deaths < 2:
+            for child in psutil.Process().children():
+                try:
+                    if "indexer.worker" in " ".join(child.cmdline()) and child.cpu_times().user > 2.0:
+                        child.kill()
+                        child.wait(5)
+                        deaths += 1
+                except psutil.Error:
+                    pass
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=murder)
+    thread.start()
+    try:
+        report = index()
+    finally:
+        stop.set()
+        thread.join()
+    assert failures(report) == [("a-long.wav", "worker_died")]
+    assert report.unchanged == 1
+
+
+INDEX = """
+import sys
+from pathlib import Path
+from indexer import database, pipeline
+from indexer.worker import Index, Setup
+from indexer.discover import FoundFile
+"""
+RUN = INDEX + """
+engine = database.open_engine(Path("/"), sys.argv[1])
+pipeline.index_archive(engine, [sys.argv[3]], "radio", sys.argv[2], workers=2, codebook="tokenizer")
+"""
+
+
+def test_a_killed_run_is_finished_by_the_next(
+    index: Index, engine: Engine, folder: Path, tokenizer_path: Path, tone_file: ToneFile
+) -> None:
+    for n in range(30):
+        tone_file(f"{n:02}.wav", 12.0, seed=n % 5)
+    url = engine.url.render_as_string(hide_password=False)
+    process = subprocess.Popen([sys.executable, "-c", RUN, url, str(tokenizer_path), str(folder)])
+    committed = 0
+    while committed < 4:
+        assert process.poll() is None
+        time.sleep(0.02)
+        with engine.connect() as connection:
+            committed = connection.execute(text("SELECT count(*) FROM recording")).scalar_one()
+    workers = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    assert psutil.wait_procs(workers, timeout=10)[1] == []  # nobody stays behind
+    with engine.connect() as connection:
+        committed = connection.execute(text("SELECT count(*) FROM recording")).scalar_one()
+        archive = store.get_archive(connection, "radio")
+        assert archive.recordings == committed
+    report = index(workers=2)
+    assert (report.unchanged, report.indexed, failures(report)) == (committed, 30 - committed, [])
+    index(archive="calm", workers=2, codebook="tokenizer")
+    assert rows(engine) == rows(engine, "calm")
+    with engine.connect() as connection:
+        radio, calm = store.get_archive(connection, "radio"), store.get_archive(connection, "calm")
+    assert (radio.recordings, radio.segments, radio.hours) == (calm.recordings, calm.segments, pytest.approx(calm.hours))
+
+
+def test_a_file_that_changes_while_it_is_read(
+    index: Index, engine: Engine, folder: Path, tone_file: ToneFile, tokenizer_path: Path
+) -> None:
+    file = tone_file("a.wav", 60.0)
+    worker = Worker(Setup(tokenizer_path, "cpu"))
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            os.utime(file)
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        result = worker.do(Hear(discover([file]).files[0], 1, 100.0))
+    finally:
+        stop.set()
+        thread.join()
+    assert getattr(result, "code", "") == "file_changed"
+
+
+def test_a_database_that_goes_while_indexing(index: Index, engine: Engine, tone_file: ToneFile) -> None:
+    for n in range(4):
+        tone_file(f"{n}.wav", 2.0, seed=n)
+
+    def cut(now: Progressed) -> None:
+        if now.stage == "indexing" and now.done_s > 2.0:
+            with engine.connect() as connection:
+                connection.execute(
+                    text("""
+                        SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                        WHERE datname = current_database() AND pid <> pg_backend_pid()
+                    """)
+                )
+
+    with pytest.raises(database.DatabaseError) as caught:
+        index(progress=cut)
+    assert caught.value.code == "database_unavailable"
+    report = index()
+    assert report.indexed + report.unchanged == 4
+    assert report.unchanged >= 1

@@ -1,0 +1,182 @@
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from indexer import intake, store
+from indexer.intake import NewRecording, NewSegment
+from indexer.store import ArchiveNotFound, BadArchiveName, RecordingNotFound, TokenizerMismatch
+from model.codebook import Codebook
+from model.tokenizer import TokenizerInfo
+from model.tokens import TokenString
+
+
+def info(sha256: str = "a" * 64, name: str = "one") -> TokenizerInfo:
+    return TokenizerInfo(name, "1", 0.04, "bounded", 0, 0, "none", "nothing", sha256)
+
+
+def unit(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return values / np.linalg.norm(values, axis=-1, keepdims=True)
+
+
+@pytest.fixture
+def connection(engine: Engine) -> Iterator[Connection]:
+    with engine.connect() as connection:
+        yield connection
+
+
+@pytest.fixture
+def archive(connection: Connection) -> store.ArchiveInfo:
+    made = intake.create_archive(connection, "radio", info(), 8)
+    intake.save_codebook(connection, made.id, Codebook(unit((16, 8)), unit((2, 4, 4), 1)), "archive", {"seed": 1})
+    return store.get_archive(connection, "radio")
+
+
+def put(connection: Connection, archive: store.ArchiveInfo, name: str, segments: int = 2, seconds: float = 30.0) -> int:
+    rng = np.random.default_rng(len(name))
+    new = []
+    for position in range(segments):
+        string = TokenString.from_frames(rng.integers(0, 16, 50), 0.04, 18.0 * position)
+        new.append(NewSegment(18.0 * position, 50, string.to_bytes(), [-5, position, 7 + position]))
+    (id_,) = intake.reserve_ids(connection, 1)
+    assert archive.codebook_id is not None
+    recording = NewRecording(id_, name, b"/x/" + name.encode(), 5, 6, "0f" * 32, seconds, archive.codebook_id)
+    intake.put_recording(connection, archive.id, recording, new)
+    return id_
+
+
+def test_an_archive_keeps_its_tokenizer(connection: Connection) -> None:
+    made = intake.create_archive(connection, "radio", info(), 8)
+    assert intake.create_archive(connection, "radio", info(), 8) == made
+    assert (made.recordings, made.segments, made.hours, made.codebook_id) == (0, 0, 0.0, None)
+    with pytest.raises(TokenizerMismatch, match="one .aaaaaaaaaaaa., not with two .bbbbbbbbbbbb.") as caught:
+        intake.create_archive(connection, "radio", info("b" * 64, "two"), 8)
+    assert caught.value.code == "tokenizer_mismatch"
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 201])
+def test_names_that_no_archive_can_have(connection: Connection, name: str) -> None:
+    with pytest.raises(BadArchiveName):
+        intake.create_archive(connection, name, info(), 8)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "x" * 100_000, "nul\0", "\udcff", "'; DROP TABLE archive; --"])
+def test_archives_that_are_not_there(connection: Connection, name: str) -> None:
+    with pytest.raises(ArchiveNotFound):
+        store.get_archive(connection, name)
+    with pytest.raises(ArchiveNotFound):
+        store.delete_archive(connection, name)
+
+
+def test_codebooks_come_back_as_they_were(connection: Connection, archive: store.ArchiveInfo) -> None:
+    for codebook in (Codebook(unit((20, 8), 5)), Codebook(unit((16, 8)), unit((2, 4, 4), 1))):
+        loaded = store.load_codebook(connection, intake.save_codebook(connection, archive.id, codebook, "archive", {}))
+        np.testing.assert_array_equal(loaded.centroids, codebook.centroids)
+        assert loaded.sha256 == codebook.sha256
+        assert (loaded.pq is None) == (codebook.pq is None)
+    assert archive.codebook_id == store.get_archive(connection, "radio").codebook_id  # the same one again, the same row
+    connection.execute(text("UPDATE codebook SET centroids = set_byte(centroids, 3, 1) WHERE size = 20"))
+    damaged = connection.execute(text("SELECT id FROM codebook WHERE size = 20")).scalar_one()
+    with pytest.raises(store.StoreError, match="damaged"):
+        store.load_codebook(connection, damaged)
+
+
+def test_a_recording_is_replaced_as_a_whole_and_keeps_its_id(
+    connection: Connection, archive: store.ArchiveInfo
+) -> None:
+    first = put(connection, archive, "a.wav", segments=3)
+    put(connection, archive, "bb.wav", segments=1)
+    put(connection, archive, "a.wav", segments=2, seconds=12.0)
+    now = store.get_archive(connection, "radio")
+    assert (now.recordings, now.segments, now.hours) == (2, 3, pytest.approx(42 / 3600))
+    (found,) = store.list_recordings(connection, archive.id, 10, contains="A.W")
+    assert (found.id, found.name, found.duration_s, found.path) == (first, "a.wav", 12.0, "/x/a.wav")
+    assert found.sha256 == "0f" * 32
+    assert [row.position for row in store.read_segments(connection, [(first, 0), (first, 1), (first, 2)])] == [0, 1]
+
+
+def test_reads(connection: Connection, archive: store.ArchiveInfo) -> None:
+    ids = [put(connection, archive, f"{'x' * n}.wav") for n in range(1, 8)]
+    connection.commit()
+    wanted = [(ids[3], 1), (ids[0], 0), (ids[5], 1), (99_999, 0)]
+    rows = store.read_segments(connection, wanted)
+    assert [(row.recording_id, row.position) for row in rows] == wanted[:3]
+    assert TokenString.from_bytes(rows[0].tokens).offset == 18.0
+    assert store.read_segments(connection, []) == []
+    blocks = list(store.iterate_segments(connection, archive.id, 4))
+    assert [len(block) for block in blocks] == [4, 4, 4, 2]
+    every = [(row.recording_id, row.position) for block in blocks for row in block]
+    assert every == [(id_, position) for id_ in sorted(ids) for position in (0, 1)]
+    sample = store.sample_segments(connection, archive.id, 5)
+    assert sample == store.sample_segments(connection, archive.id, 5)
+    assert len({(row.recording_id, row.position) for row in sample}) == 5
+    assert [r.name for r in store.list_recordings(connection, archive.id, 2, 1)] == ["xx.wav", "xxx.wav"]
+    assert store.list_recordings(connection, archive.id, 5, contains="%") == []
+    named = store.recordings_by_id(connection, [ids[1], ids[1], 99_999])
+    assert [recording.name for recording in named.values()] == ["xx.wav"]
+    assert store.recordings_by_id(connection, []) == {}
+
+
+def test_keys_are_found_by_containment(connection: Connection, archive: store.ArchiveInfo) -> None:
+    id_ = put(connection, archive, "a.wav", segments=3)
+    found = connection.execute(
+        text("SELECT recording_id, position FROM segment WHERE keys @> CAST(ARRAY[8] AS smallint[])")
+    ).all()
+    assert [tuple(row) for row in found] == [(id_, 1)]
+
+
+def test_deleting_takes_all_of_it(connection: Connection, archive: store.ArchiveInfo) -> None:
+    one, two = put(connection, archive, "a.wav"), put(connection, archive, "bb.wav")
+    store.delete_recording(connection, archive.id, "a.wav")
+    now = store.get_archive(connection, "radio")
+    assert (now.recordings, now.segments) == (1, 2)
+    assert store.read_segments(connection, [(one, 0)]) == []
+    for gone in ("a.wav", one):
+        with pytest.raises(RecordingNotFound):
+            store.delete_recording(connection, archive.id, gone)
+    store.delete_recording(connection, archive.id, two)
+    put(connection, archive, "ccc.wav")
+    connection.commit()
+    store.delete_archive(connection, "radio")
+    connection.commit()
+    counts = [
+        connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
+        for table in ("archive", "codebook", "recording", "segment")
+    ]
+    assert counts == [0, 0, 0, 0]
+
+
+def test_an_archive_that_is_being_indexed_is_not_deleted(
+    engine: Engine, connection: Connection, archive: store.ArchiveInfo
+) -> None:
+    connection.commit()
+    store.lock_archive(connection, archive, for_transaction=False)
+    with engine.connect() as other, pytest.raises(store.ArchiveBusy) as caught:
+        store.delete_archive(other, "radio")
+    assert caught.value.code == "archive_busy"
+    connection.invalidate()
+
+
+def test_archives_are_listed_with_their_share_of_the_disk(connection: Connection, archive: store.ArchiveInfo) -> None:
+    for n in range(1, 20):
+        put(connection, archive, "x" * n)
+    intake.create_archive(connection, "empty", info(), 8)
+    empty, radio = store.list_archives(connection)
+    assert (empty.name, empty.bytes, empty.codebook_kind) == ("empty", 0, None)
+    assert (radio.name, radio.codebook_kind, radio.codebook_size) == ("radio", "archive", 16)
+    total = connection.execute(
+        text("SELECT pg_total_relation_size('segment') + pg_total_relation_size('recording')")
+    ).scalar_one()
+    assert radio.bytes == pytest.approx(total + 16 * 8 * 4 + 2 * 4 * 4 * 4, rel=0.01)
+
+
+def test_rows_become_visible_together(engine: Engine, connection: Connection, archive: store.ArchiveInfo) -> None:
+    connection.commit()
+    put(connection, archive, "a.wav")
+    with engine.connect() as other:
+        assert store.get_archive(other, "radio").recordings == 0
+        assert store.list_recordings(other, archive.id, 10) == []
+    connection.rollback()
+    assert store.get_archive(connection, "radio").recordings == 0

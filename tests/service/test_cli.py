@@ -1,0 +1,191 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.schemas import SearchOut
+from tests.service.conftest import DEMO, Run, run_cli
+from tests.service.sounds import write
+
+
+def test_search_prints_one_object_per_clip_and_line(cli: Run, query_path: Path) -> None:
+    done = cli("search", query_path, DEMO / "queries" / "umbrella.opus", "--archive", "demo", "--limit", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["file"] for line in lines] == [str(query_path), str(DEMO / "queries" / "umbrella.opus")]
+    for line in lines:
+        line.pop("file")
+        assert len(SearchOut.model_validate(line).hits) == 3
+
+
+def test_search_prints_a_table_for_people(cli: Run, query_path: Path) -> None:
+    done = cli("search", query_path, "--archive", "demo", "--limit", "2")
+    assert done.returncode == 0
+    assert "recording" in done.stdout
+    assert "skerry-radio/" in done.stdout or "field-notes/" in done.stdout
+    assert "searched" in done.stdout
+
+
+def test_a_second_index_skips_everything(cli: Run) -> None:
+    done = cli("index", DEMO / "archive", "--archive", "demo", "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["indexed"], report["failed"]) == (0, 0, [])
+    assert report["unchanged"] == report["files"] > 0
+
+
+def test_archives_are_listed(cli: Run) -> None:
+    listed = json.loads(cli("archives", "--json").stdout)
+    assert [archive["name"] for archive in listed["archives"]] == ["demo"]
+    assert "demo" in cli("archives").stdout
+
+
+def test_one_bad_clip_does_not_stop_the_others(cli: Run, query_path: Path, tmp_path: Path) -> None:
+    silence = write(tmp_path / 'it\'s "quiet"\nhere ü.wav', np.zeros(16_000, np.float32))
+    done = cli("search", silence, query_path, tmp_path / "none.wav", "--archive", "demo", "--json")
+    assert done.returncode == 3
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line.get("error", {}).get("code") for line in lines] == ["no_speech", None, "audio_unreadable"]
+    assert lines[0]["file"] == str(silence)
+    assert cli("search", silence, "--archive", "demo").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (("search", "QUERY", "--archive", "nowhere"), 1, "archive_not_found"),
+        (("index", "EMPTY", "--archive", "new"), 1, "no_audio_found"),
+        (("index", "EMPTY/none", "--archive", "new"), 1, ""),
+        (("delete", "nowhere"), 1, "archive_not_found"),
+        (("search",), 2, ""),
+        (("index", "EMPTY", "--codebook", "mine"), 2, "--codebook"),
+        (("frobnicate",), 2, ""),
+        (("export", "EMPTY", "--out", "EMPTY/x.onnx"), 1, "training_failed"),
+    ],
+)
+def test_errors_are_one_line_with_their_exit_code(
+    cli: Run, query_path: Path, tmp_path: Path, words: tuple[str, ...], status: int, says: str
+) -> None:
+    names = {
+        "QUERY": str(query_path),
+        "EMPTY": str(tmp_path),
+        "EMPTY/none": str(tmp_path / "none"),
+        "EMPTY/x.onnx": str(tmp_path / "x.onnx"),
+    }
+    done = cli(*(names.get(word, word) for word in words))
+    assert done.returncode == status, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    if status == 1:
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_database_that_is_down_is_one_line(cli: Run, query_path: Path) -> None:
+    done = cli("search", query_path, SAYAGAIN_DATABASE_URL="postgresql://nobody:secret@127.0.0.1:1/none")
+    assert done.returncode == 1
+    assert done.stderr.startswith("sayagain: database_unavailable: ")
+    assert "secret" not in done.stderr
+
+
+def test_a_tokenizer_that_is_none_is_one_line(cli: Run, query_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.onnx").write_text("no")
+    done = cli("search", query_path, SAYAGAIN_TOKENIZER=str(tmp_path / "t.onnx"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("sayagain: tokenizer_invalid: ")
+
+
+def test_broken_files_are_listed_and_the_rest_is_indexed(
+    tokenizer_path: Path, tmp_path: Path, query: np.ndarray
+) -> None:
+    folder = tmp_path / "sound"
+    folder.mkdir()
+    write(folder / "good one.wav", query)
+    (folder / "text.wav").write_text("hello")
+    (folder / "empty.mp3").write_bytes(b"")
+    home = tmp_path / "home"
+    done = run_cli(home, tokenizer_path, "index", folder, "--json")
+    assert done.returncode == 3, done.stderr
+    report = json.loads(done.stdout)
+    assert report["indexed"] == 1
+    assert {f["name"]: f["code"] for f in report["failed"]} == {
+        "text.wav": "audio_undecodable",
+        "empty.mp3": "audio_empty",
+    }
+    assert "text.wav: audio_undecodable" in done.stderr
+    found = json.loads(run_cli(home, tokenizer_path, "search", folder / "good one.wav", "--json").stdout)
+    assert found["hits"][0]["recording"]["name"] == "good one.wav"
+    deleted = run_cli(home, tokenizer_path, "delete", "default", "--recording", "good one.wav")
+    assert deleted.returncode == 0, deleted.stderr
+    gone = run_cli(home, tokenizer_path, "search", folder / "good one.wav")
+    assert (gone.returncode, "archive_not_ready" in gone.stderr) == (1, True)
+
+
+def test_evaluate_scores_a_task(cli: Run, tmp_path: Path) -> None:
+    import csv
+
+    with (DEMO / "truth.tsv").open(encoding="utf-8") as file:
+        places = [
+            (r["recording"], float(r["start"]), float(r["end"]), r["term"])
+            for r in csv.DictReader(file, delimiter="\t")
+        ]
+    queries = [
+        {
+            "clip": str(DEMO / "query.opus"), "source": ["none", None, None],
+            "relevant": [p[:3] for p in places if p[3] == "visibility"],
+        },
+    ]  # fmt: skip
+    (tmp_path / "task.json").write_text(json.dumps({"queries": queries}))
+    done = cli("evaluate", tmp_path / "task.json", "--archive", "demo", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert set(result["figures"]) == {"file/all", "file/iv", "located/all", "located/iv"}
+    assert result["figures"]["located/all"]["mrr"] == 1.0
+    assert result["failed"] == 0
+    assert "MAP" in cli("evaluate", tmp_path / "task.json", "--archive", "demo").stdout
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_serve_answers_and_stops_when_told(demo_home: Path, tokenizer_path: Path) -> None:
+    port = free_port()
+    environment = {**os.environ, "SAYAGAIN_HOME": str(demo_home), "SAYAGAIN_TOKENIZER": str(tokenizer_path)}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve", "--port", str(port)], env=environment, stderr=subprocess.PIPE
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
+                    assert json.load(answer)["ready"]
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                assert server.poll() is None
+                time.sleep(0.2)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(15) in (0, -signal.SIGTERM)
+    finally:
+        server.kill()
+        server.wait()
+        assert server.stderr is not None
+        server.stderr.close()
+
+
+@pytest.mark.parametrize(
+    "verb", ["index", "search", "serve", "archives", "delete", "train", "export", "evaluate", "migrate"]
+)
+def test_every_verb_has_help(cli: Run, verb: str) -> None:
+    assert cli(verb, "--help").returncode == 0

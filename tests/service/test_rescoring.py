@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.codebook import Codebook, fit_codebook
+from model.tokens import TokenString
+from service.search.rescoring import Match, gather, make_tables, match
+
+
+def unit(rng: np.random.Generator, rows: int, dim: int) -> np.ndarray:
+    x = rng.standard_normal((rows, dim)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def textbook(similarity: np.ndarray) -> np.ndarray:
+    """Best mean over all paths that end at each frame, and where it starts: [ends, (mean, start)]."""
+    rows, columns = similarity.shape
+    total = np.full((rows, columns), -np.inf)
+    start = np.zeros((rows, columns), int)
+    total[0], start[0] = similarity[0], np.arange(columns)
+    for i in range(1, rows):
+        for j in range(columns):
+            options = [(total[i - 1, j - step], j - step) for step in (0, 1, 2) if j - step >= 0]
+            best = max(value for value, _ in options)
+            total[i, j] = best + similarity[i, j]
+            start[i, j] = next(start[i - 1, k] for value, k in options if value == best)
+    return np.stack([total[-1] / rows, start[-1]], axis=1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.lists(st.integers(0, 40), min_size=1, max_size=4), st.booleans())
+def test_agrees_with_the_textbook(seed: int, frames: int, lengths: list[int], residual: bool) -> None:
+    rng = np.random.default_rng(seed)
+    codebook = Codebook(unit(rng, 20, 8), (0.2 * rng.standard_normal((2, 16, 4))).astype(np.float32))
+    strings = []
+    for length in lengths:
+        ids = rng.integers(0, 20, length)
+        strings.append(TokenString.from_frames(ids, 0.04, 0.0, rng.integers(0, 16, (length, 2)).astype(np.uint8)))
+    query = unit(rng, frames, 8)
+    tables = make_tables(query, codebook, residual)
+    found = match(tables, gather(strings, tables.residual.shape[1]))
+    for number, string in enumerate(strings):
+        ours = [m for m in found if m.segment == number]
+        if string.frames == 0:
+            assert ours == []
+            continue
+        vectors = codebook.decode(string.frame_ids, string.pq if residual else None)
+        ends = textbook(query @ vectors.T)
+        best = int(ends[:, 0].argmax())
+        assert ours[0].similarity == pytest.approx(ends[best, 0], abs=1e-4)
+        # Each hit has the value of the best path that ends where it ends, and hits do not overlap.
+        for hit in ours:
+            assert hit.similarity == pytest.approx(ends[hit.end - 1, 0], abs=1e-4)
+            assert 0 <= hit.start < hit.end <= string.frames
+        for one in ours:
+            for other in ours:
+                assert one is other or one.end <= other.start or other.end <= one.start
+
+
+def test_finds_the_same_frames_where_they_are_said_twice() -> None:
+    rng = np.random.default_rng(1)
+    word, filler = unit(rng, 12, 16), unit(rng, 80, 16)
+    sound = np.concatenate([filler[:30], word, filler[30:50], np.repeat(word, 2, axis=0)[:23], filler[50:]])
+    codebook = fit_codebook(sound, 64, parts=4, iterations=4)
+    ids = codebook.assign(sound)
+    string = TokenString.from_frames(ids, 0.04, 0.0, codebook.encode(sound, ids))
+    tables = make_tables(word, codebook)
+    first, second, *_ = match(tables, gather([string], 4))
+    places = sorted([(first.start, first.end), (second.start, second.end)])
+    assert places[0] == (30, 42)
+    # The second is said at half the speed.
+    assert abs(places[1][0] - 62) <= 1
+    assert abs(places[1][1] - 85) <= 1
+
+
+def test_a_segment_of_no_frames_has_no_match() -> None:
+    rng = np.random.default_rng(2)
+    codebook = Codebook(unit(rng, 4, 8))
+    empty = TokenString.from_frames(np.zeros(0, int), 0.04)
+    tables = make_tables(unit(rng, 3, 8), codebook)
+    assert match(tables, gather([empty], 0)) == []
+    assert match(tables, gather([], 0)) == []
+
+
+def test_codes_of_another_width_are_refused() -> None:
+    string = TokenString.from_frames(np.array([1, 2]), 0.04)
+    with pytest.raises(ValueError, match="no codes of 4 bytes"):
+        gather([string], 4)
+
+
+def test_ties_are_kept_in_order() -> None:
+    codebook = Codebook(np.eye(2, 4, dtype=np.float32))
+    string = TokenString.from_frames(np.array([0, 1, 1, 0]), 0.04)
+    tables = make_tables(np.eye(1, 4, dtype=np.float32), codebook)
+    found = match(tables, gather([string], 0), per_segment=2)
+    assert [m.similarity for m in found] == [1.0, 1.0]
+    assert {(m.start, m.end) for m in found} == {(0, 1), (3, 4)}
+    assert isinstance(found[0], Match)
