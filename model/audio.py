@@ -123,8 +123,7 @@ def read_chunks(source: Source, chunk_samples: int = CHUNK_SAMPLES) -> Iterator[
 def _decoded_blocks(container: av.container.InputContainer) -> Iterator[Samples]:
     """Mono float32 blocks at 16 kHz, finite and within [-1, 1]."""
     stream = container.streams.audio[0]
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-    shape: tuple[str, int, str] | None = None
+    mixer = _Mixer()
     decoded = 0
     packets = container.demux(stream)
     while True:
@@ -140,27 +139,50 @@ def _decoded_blocks(container: av.container.InputContainer) -> Iterator[Samples]
                 break
             raise AudioUndecodable("not audio that can be decoded") from error
         for frame in frames:
-            now = (frame.format.name, frame.sample_rate, frame.layout.name)
-            if shape is not None and now != shape:
-                # Some streams change rate or channels on the way: finish the old resampler, start anew.
-                yield from _arrays(resampler.resample(None))
-                resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-            shape = now
-            frame.pts = None
             decoded += frame.samples
-            yield from _arrays(resampler.resample(frame))
+            yield from mixer.take(frame)
     if decoded == 0 and container.size > 0 and stream.codec_context is not None and stream.frames != 0:
         raise AudioUndecodable("not one packet of it could be decoded")
-    if shape is not None:
-        yield from _arrays(resampler.resample(None))
+    yield from mixer.finish()
 
 
-def _arrays(frames: list[av.AudioFrame]) -> Iterator[Samples]:
-    for frame in frames:
-        block = frame.to_ndarray().reshape(-1).astype(np.float32, copy=False)
-        if not np.isfinite(block).all():
-            block = np.nan_to_num(block, nan=0.0, posinf=1.0, neginf=-1.0)
-        yield np.clip(block, -1.0, 1.0)
+class _Mixer:
+    """Mixes to mono and resamples, a second or so at a time: codecs hand out 20 ms, and every call has its price."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._shape: tuple[str, int, str] | None = None
+        self._fifo = av.AudioFifo()
+        self._resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+
+    def take(self, frame: av.AudioFrame) -> Iterator[Samples]:
+        """Take a decoded frame; what is ready comes out."""
+        shape = (frame.format.name, frame.sample_rate, frame.layout.name)
+        if shape != self._shape:
+            # Some streams change rate or channels on the way: finish with the old ones, start anew.
+            yield from self.finish()
+            self._shape = shape
+        frame.pts = None
+        self._fifo.write(frame)
+        if self._fifo.samples >= frame.sample_rate:
+            yield from self._resample(self._fifo.read())
+
+    def finish(self) -> Iterator[Samples]:
+        """All that is still inside."""
+        if self._shape is not None:
+            if self._fifo.samples:
+                yield from self._resample(self._fifo.read())
+            yield from self._resample(None)
+            self._start()
+
+    def _resample(self, frame: av.AudioFrame | None) -> Iterator[Samples]:
+        for resampled in self._resampler.resample(frame):
+            block = resampled.to_ndarray().reshape(-1).astype(np.float32, copy=False)
+            if not np.isfinite(block).all():
+                block = np.nan_to_num(block, nan=0.0, posinf=1.0, neginf=-1.0)
+            yield np.clip(block, -1.0, 1.0)
 
 
 def read(source: Source, max_s: float | None = None) -> Samples:

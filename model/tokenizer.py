@@ -99,7 +99,7 @@ class Tokenizer:
         return np.concatenate(parts)
 
     def tokenize(self, samples: Samples, codebook: Codebook | None = None, offset: float = 0.0) -> TokenString:
-        """The token string of a clip, by `codebook` or by the tokenizer's own, with codes where that has a quantiser."""
+        """The token string of a clip, by `codebook` or the tokenizer's own, with codes where that has a quantiser."""
         return self.collapse(self.embed(samples), codebook, offset)
 
     def collapse(self, embeddings: Float32, codebook: Codebook | None = None, offset: float = 0.0) -> TokenString:

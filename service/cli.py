@@ -111,9 +111,9 @@ def search(
         backend = Backend.open(Settings())
         for clip in clips:
             try:
-                samples = read_clip(clip, backend.settings)
-                request = Request([samples], archive, limit, min_score, start, end, exact)
-                answer = search_out(backend.search.search(request), backend.search.tokenizer.info.name)
+                heard = read_clip(clip, backend.settings.max_query_s, start, end)
+                found = backend.search.search(Request([heard], archive, limit, min_score, exact))
+                answer = search_out(found, backend.search.tokenizer.info.name)
             except CLIP_ERRORS as error:
                 failed += 1
                 stderr.print(f"sayagain: {clip}: {code_of(error)}: {message_of(error)}", markup=False, soft_wrap=True)

@@ -45,7 +45,7 @@ class Backend:
         search = SearchEngine(
             engine,
             tokenizer,
-            SearchSettings(settings.candidate_depth, settings.rescore_depth, settings.max_query_s),
+            SearchSettings(settings.candidate_depth, settings.rescore_depth),
         )
         return cls(settings, engine, search)
 

@@ -68,8 +68,9 @@ def run(
 def _request(
     query: TaskQuery, task_path: Path, archive: str, context_folder: Path | None, exact: bool, backend: Backend
 ) -> Request:
-    if context_folder is None or query.source.start_s is None:
-        path = task_path.parent / query.clip if context_folder is None else context_folder / query.source.name
-        return Request([read_clip(path, backend.settings)], archive, LIMIT, exact=exact)
-    clip = read_clip(context_folder / query.source.name, backend.settings)
-    return Request([clip], archive, LIMIT, start_s=query.source.start_s, end_s=query.source.end_s, exact=exact)
+    longest_s = backend.settings.max_query_s
+    if context_folder is None:
+        clip = read_clip(task_path.parent / query.clip, longest_s)
+    else:
+        clip = read_clip(context_folder / query.source.name, longest_s, query.source.start_s, query.source.end_s)
+    return Request([clip], archive, LIMIT, exact=exact)

@@ -8,7 +8,6 @@ Each task weighs the same. A located hit is right by its midpoint; without times
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 from pathlib import Path
 
@@ -19,25 +18,25 @@ from bench.accuracy.__main__ import sayagain
 from service.clips import read_clip
 from service.deps import Backend
 from service.evaluation import Ranked, judge, read_task
-from service.search.calibration import DEFAULT_MAP
+from service.search.calibration import LogisticMap
 from service.search.engine import Request
 from service.settings import Settings
 
 
 def pairs(home: str, task: Path, archive: str) -> tuple[np.ndarray, np.ndarray]:
-    """Distances of all hits that count, and whether they are right."""
+    """[distance, similarity] of all hits that count, and whether they are right."""
     backend = Backend.open(Settings(home=Path(home)))
-    distances, right = [], []
+    features, right = [], []
     for query in read_task(task):
-        answer = backend.search.search(Request([read_clip(task.parent / query.clip, backend.settings)], archive, 1_000))
-        hits = [Ranked(h.recording.name, h.start_s, h.end_s, h.score) for h in answer.hits]
+        clip = read_clip(task.parent / query.clip, backend.settings.max_query_s)
+        answer = backend.search.search(Request([clip], archive, 1_000))
+        hits = [Ranked(h.recording.name, h.start_s, h.end_s, h.dtw_similarity) for h in answer.hits]
         timed = all(place.start_s is not None for place in query.relevant)
-        for score, correct in judge(query, hits, timed).hits:
-            score = min(max(score, 1e-300), 1 - 1e-12)
-            distances.append((math.log(score / (1 - score)) - DEFAULT_MAP.bias) / DEFAULT_MAP.slope)
+        for value, correct in judge(query, hits, timed).hits:
+            features.append((answer.background.distance(value), value))
             right.append(correct)
     backend.close()
-    return np.array(distances), np.array(right)
+    return np.array(features), np.array(right)
 
 
 def calibration_error(scores: np.ndarray, right: np.ndarray, weight: np.ndarray) -> float:
@@ -60,19 +59,23 @@ def main() -> None:
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--task", nargs="+", default=["english", "malayalam"])
     arguments = parser.parse_args()
-    distances, right, weights = [], [], []
+    features, right, weights = [], [], []
     for task in arguments.task:
         with tempfile.TemporaryDirectory() as home:
             sayagain(home, "index", str(arguments.speech / "dev" / task), "--archive", task)
-            distance, correct = pairs(home, arguments.tasks / f"{task}.json", task)
-        distances.append(distance)
-        right.append(correct)
-        weights.append(np.full(len(distance), 1e5 / len(distance)))
-    x, y, w = np.concatenate(distances), np.concatenate(right), np.concatenate(weights)
-    model = LogisticRegression(C=1e6).fit(x[:, None], y, w)
-    slope, bias = float(model.coef_[0, 0]), float(model.intercept_[0])
-    scores = 1 / (1 + np.exp(-(slope * x + bias)))
-    print(f"slope {slope:.3f}, bias {bias:.3f}; expected calibration error {calibration_error(scores, y, w):.3f}")
+            x, y = pairs(home, arguments.tasks / f"{task}.json", task)
+        features.append(x)
+        right.append(y)
+        weights.append(np.full(len(y), 1e5 / len(y)))
+    x, y, w = np.concatenate(features), np.concatenate(right), np.concatenate(weights)
+    model = LogisticRegression(C=1e6).fit(x, y, w)
+    scores = model.predict_proba(x)[:, 1]
+    fitted = LogisticMap(*(round(float(c), 3) for c in (*model.coef_[0], model.intercept_[0])))
+    for task, at in zip(
+        arguments.task, np.split(np.arange(len(y)), np.cumsum([len(r) for r in right])[:-1]), strict=True
+    ):
+        print(f"{task}: expected calibration error {calibration_error(scores[at], y[at], w[at]):.3f}")
+    print(f"{fitted}; expected calibration error {calibration_error(scores, y, w):.3f}")
     for low in np.arange(0, 1, 0.1):
         at = (scores >= low) & (scores < low + 0.1)
         if at.any():

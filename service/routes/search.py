@@ -6,7 +6,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, File, Form, UploadFile
 
-from model.audio import Samples
 from service.clips import read_clip
 from service.deps import BackendDep
 from service.errors import TooManyClips, UploadTooLarge
@@ -38,13 +37,14 @@ def search(
     """Every place in the archive where the term of the clip is said."""
     if len(file) > backend.settings.max_clips:
         raise TooManyClips(f"{len(file)} clips, where {backend.settings.max_clips} are allowed", "file")
-    clips = [_read_clip(upload, backend.settings) for upload in file]
-    answer = backend.search.search(Request(clips, archive, limit, min_score, start, end, exact))
+    longest_s = backend.settings.max_query_s
+    clips = [read_clip(_source(upload, backend.settings), longest_s, start, end) for upload in file]
+    answer = backend.search.search(Request(clips, archive, limit, min_score, exact))
     return search_out(answer, backend.search.tokenizer.info.name)
 
 
-def _read_clip(upload: UploadFile, settings: Settings) -> Samples:
+def _source(upload: UploadFile, settings: Settings) -> bytes:
     limit = int(settings.max_upload_mb * 1e6)
     if upload.size is not None and upload.size > limit:
         raise UploadTooLarge(f"{upload.size / 1e6:.0f} MB, where {settings.max_upload_mb:g} MB are allowed", "file")
-    return read_clip(upload.file.read(), settings)
+    return upload.file.read()

@@ -1,4 +1,4 @@
-"""From similarity to probability: normalised by the query's own background, then a logistic map.
+"""From similarity to probability: measured against the query's own background, then a logistic map.
 
 Per-query normalisation as in zero-resource term detection: a common query finds high similarities everywhere.
 """
@@ -28,19 +28,20 @@ class Background:
 
 @dataclass(frozen=True)
 class LogisticMap:
-    """score = 1 / (1 + exp(-(slope * distance + bias)))."""
+    """score = 1 / (1 + exp(-(distance * d + similarity * s + bias))): d in spreads above the background, s a cosine."""
 
-    slope: float
+    distance: float
+    similarity: float
     bias: float
 
-    def score(self, distance: float) -> float:
-        """A probability in [0, 1]."""
-        x = self.slope * distance + self.bias
+    def score(self, distance: float, similarity: float) -> float:
+        """A probability in [0, 1]; it rises with both."""
+        x = self.distance * distance + self.similarity * similarity + self.bias
         return 1.0 / (1.0 + math.exp(-x)) if x > -700 else 0.0
 
 
-# Fitted on the development tasks by `bench/accuracy/calibrate.py`, whose output docs/decisions.md records.
-DEFAULT_MAP = LogisticMap(slope=0.9, bias=-5.0)
+# Fitted on the development tasks by `python -m bench.accuracy.calibrate`; docs/decisions.md has its output.
+DEFAULT_MAP = LogisticMap(distance=1.14, similarity=0.0, bias=-6.41)
 
 
 def measure(similarities: npt.NDArray[np.float32]) -> Background:

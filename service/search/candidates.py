@@ -25,10 +25,6 @@ _LOOKUP = text("""
     ORDER BY weight DESC, found.recording_id, found.position
     LIMIT :depth
 """)
-_EVERY = text("""
-    SELECT recording_id, position FROM segment WHERE archive_id = :archive_id
-    ORDER BY recording_id, position LIMIT :depth
-""")
 
 
 @dataclass(frozen=True, order=True)
@@ -58,9 +54,3 @@ def lookup(
         "depth": depth,
     }
     return [Candidate(SegmentKey(row[0], row[1]), float(row[2])) for row in connection.execute(_LOOKUP, values)]
-
-
-def every_segment(connection: Connection, archive_id: int, depth: int) -> list[Candidate]:
-    """The first `depth` segments of the archive, of weight zero: where there are no more, none need be chosen."""
-    rows = connection.execute(_EVERY, {"archive_id": archive_id, "depth": depth})
-    return [Candidate(SegmentKey(row[0], row[1]), 0.0) for row in rows]

@@ -17,12 +17,14 @@ from model.audio import SAMPLE_RATE, Samples
 from model.codebook import Codebook
 from model.tokenizer import Tokenizer
 from model.tokens import TokenString
-from service.errors import ArchiveNotReady, BadStretch, QueryTooLong
+from service.clips import Clip
+from service.errors import ArchiveNotReady
 from service.search import alignment, calibration, candidates, rescoring
 from service.search.candidates import SegmentKey
 from service.search.trim import Speech, trim
 
-BACKGROUND_SEGMENTS = 200
+BACKGROUND_SEGMENTS = 300
+BACKGROUND_FRAMES = 100  # of each: the best of a longer stretch is higher, and segments are not all of a length
 SPEECH_RMS = 0.1  # full scale is 1: what the tokenizer has heard most of
 BLOCK_SEGMENTS = 2_000  # segments held at a time by an exact search
 LEAST_OVERLAP = 0.5  # of the shorter of two hits: more than that and they are one
@@ -34,19 +36,16 @@ class SearchSettings:
 
     candidate_depth: int = 2_000
     rescore_depth: int = 2_000
-    max_query_s: float = 60.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """A question: clips of one term (float32 at 16 kHz), an archive's name, and what to answer."""
+    """A question: clips of one term, an archive's name, and what to answer."""
 
-    clips: Sequence[Samples]
+    clips: Sequence[Clip]
     archive: str
     limit: int = 20
     min_score: float = 0.0
-    start_s: float | None = None
-    end_s: float | None = None
     exact: bool = False
 
 
@@ -85,9 +84,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Answer:
-    """Hits, best first, with what was asked and what was searched."""
+    """Hits, best first, with what was asked and what was searched; query and background are those of the first clip."""
 
     query: Query
+    background: calibration.Background
     hits: list[Hit]
     timing_ms: Timing
     recordings: int
@@ -152,26 +152,27 @@ class SearchEngine:
     def search(self, request: Request) -> Answer:
         """Run the cascade.
 
-        Raises NoSpeech, QueryTooLong, BadStretch for the clips; ArchiveNotFound, ArchiveNotReady, TokenizerMismatch
+        Raises NoSpeech for a clip; ArchiveNotFound, ArchiveNotReady, TokenizerMismatch
         for the archive.
         """
         clock = _Clock()
         with database.connect(self.database) as connection:
             archive = store.get_archive(connection, request.archive)
-            store.require_tokenizer(archive, self.tokenizer.info.sha256)
+            store.require_tokenizer(archive, self.tokenizer.info.sha256, self.tokenizer.info.name)
             if archive.codebook_id is None or archive.recordings == 0:
                 raise ArchiveNotReady(f"nothing has been indexed into the archive {archive.name!r} yet", "archive")
             loaded = self._load(connection, archive.id, archive.codebook_id)
             clock.lap("candidates")
-            queries = [self._hear(clip, request, loaded.codebook) for clip in request.clips]
+            queries = [self._hear(clip, loaded.codebook) for clip in request.clips]
             clock.lap("tokenize")
             found: list[list[_Found]] = [[] for _ in queries]
             for block in self._blocks(connection, archive, queries, loaded, request.exact, clock):
                 for number, query in enumerate(queries):
                     found[number] += self._match(query, block, loaded, clock)
-            hits = self._rank(queries, found, loaded, request, connection)
+            backgrounds = [_background(query, loaded) for query in queries]
+            hits = _rank(queries, backgrounds, found, request, connection)
             clock.lap("rescoring")
-        return Answer(queries[0], hits, clock.timing(), archive.recordings, archive.hours)
+        return Answer(queries[0], backgrounds[0], hits, clock.timing(), archive.recordings, archive.hours)
 
     def _load(self, connection: Connection, archive_id: int, codebook_id: int) -> _Loaded:
         with self._lock:
@@ -179,33 +180,20 @@ class SearchEngine:
                 codebook = store.load_codebook(connection, codebook_id)
                 parts = 0 if codebook.pq is None else len(codebook.pq)
                 sample = store.sample_segments(connection, archive_id, BACKGROUND_SEGMENTS)
-                background = rescoring.gather([TokenString.from_bytes(row.tokens) for row in sample], parts)
+                background = rescoring.gather([_head(TokenString.from_bytes(row.tokens)) for row in sample], parts)
                 self._loaded[codebook_id] = _Loaded(codebook, coarse_classes(codebook), background)
             return self._loaded[codebook_id]
 
-    def _hear(self, clip: Samples, request: Request, codebook: Codebook) -> Query:
-        """Cut out the stretch that was asked for, find its speech, and tokenize that with the clip around it."""
-        duration_s = len(clip) / SAMPLE_RATE
-        start_s, end_s = request.start_s or 0.0, duration_s if request.end_s is None else request.end_s
-        if not 0.0 <= start_s < min(end_s, duration_s):
-            raise BadStretch(f"no stretch from {start_s:g} s to {end_s:g} s in a clip of {duration_s:.2f} s", "start")
-        end_s = min(end_s, duration_s)
-        if end_s - start_s > self.settings.max_query_s:
-            raise QueryTooLong(
-                f"{end_s - start_s:.0f} s of query, where {self.settings.max_query_s:g} s are allowed", "file"
-            )
+    def _hear(self, clip: Clip, codebook: Codebook) -> Query:
+        """Find the clip's speech, and tokenize that with the sound around it."""
         frame = self.tokenizer.frame_samples
-        first = int(start_s * SAMPLE_RATE) // frame * frame
-        last = int(end_s * SAMPLE_RATE)
-        speech = trim(clip[first:last])
-        clip = _level(clip, clip[first + speech.start * frame : first + speech.end * frame])
-        left = -(-self.tokenizer.info.left_context_samples // frame) * frame
-        right = self.tokenizer.info.right_context_samples
-        around = clip[max(0, first - left) : first], clip[last : last + right]
-        embeddings = self.tokenizer.embed(clip[first:last], *around)[speech.start : speech.end]
-        shift = first // frame
+        speech = trim(clip.samples)
+        gain = _gain(clip.samples[speech.start * frame : speech.end * frame])
+        samples, before, after = (np.clip(gain * part, -1.0, 1.0) for part in (clip.samples, clip.before, clip.after))
+        embeddings = self.tokenizer.embed(samples, before, after)[speech.start : speech.end]
+        shift = round(clip.start_s * SAMPLE_RATE) // frame
         speech = Speech(speech.start + shift, speech.end + shift)
-        return Query(duration_s, speech, embeddings, self.tokenizer.collapse(embeddings, codebook, speech.start_s))
+        return Query(clip.duration_s, speech, embeddings, self.tokenizer.collapse(embeddings, codebook, speech.start_s))
 
     def _blocks(
         self,
@@ -218,14 +206,13 @@ class SearchEngine:
     ) -> Iterator[list[store.SegmentRow]]:
         """Segments to look at: all of them, or those that share keys with the queries."""
         depth = self.settings.candidate_depth
-        if exact:
-            yield from store.iterate_segments(connection, archive.id, BLOCK_SEGMENTS)
+        if exact or archive.segments <= depth:  # all of them: there is nothing to choose
+            for rows in store.iterate_segments(connection, archive.id, BLOCK_SEGMENTS):
+                clock.lap("candidates")
+                yield rows
             return
-        if archive.segments <= depth:
-            chosen = [c.segment for c in candidates.every_segment(connection, archive.id, depth)]
-        else:
-            keys = np.concatenate([bigrams(query.tokens.ids, loaded.classes) for query in queries])
-            chosen = [c.segment for c in candidates.lookup(connection, archive.id, keys, archive.segments, depth)]
+        keys = np.concatenate([bigrams(query.tokens.ids, loaded.classes) for query in queries])
+        chosen = [c.segment for c in candidates.lookup(connection, archive.id, keys, archive.segments, depth)]
         rows = store.read_segments(connection, [(key.recording_id, key.position) for key in chosen])
         clock.lap("candidates")
         yield rows
@@ -246,39 +233,49 @@ class SearchEngine:
             for i in (keep[m.segment],)
         ]
 
-    def _rank(
-        self, queries: list[Query], found: list[list[_Found]], loaded: _Loaded, request: Request, connection: Connection
-    ) -> list[Hit]:
-        """Calibrate each clip's matches, join those of several clips, merge overlaps, and name the recordings."""
-        scored: list[tuple[float, _Found, Query]] = []
-        for query, matches in zip(queries, found, strict=True):
-            background = _background(query, loaded)
-            scored += [(background.distance(match.similarity), match, query) for match in matches]
-        scored.sort(key=lambda s: (-s[0], s[1].segment, s[1].start))
-        kept: list[tuple[float, _Found, Query]] = []
-        by_recording: dict[int, list[_Found]] = {}
-        for distance, match, query in scored:
-            neighbours = by_recording.setdefault(match.segment.recording_id, [])
-            if not any(_same_place(match, other) for other in neighbours):
-                neighbours.append(match)
-                kept.append((distance, match, query))
-        ranked = [(calibration.DEFAULT_MAP.score(distance), match, query) for distance, match, query in kept]
-        ranked = [r for r in ranked if r[0] >= request.min_score][: request.limit]
-        names = store.recordings_by_id(connection, [match.segment.recording_id for _, match, _ in ranked])
-        return [
-            Hit(
-                names[match.segment.recording_id], match.start_s, match.end_s, score,
-                alignment.edit_similarity(query.tokens.ids, _stretch_ids(match)), match.similarity,
-            )
-            for score, match, query in ranked
-            if match.segment.recording_id in names
-        ]  # fmt: skip
+
+def _rank(
+    queries: list[Query],
+    backgrounds: list[calibration.Background],
+    found: list[list[_Found]],
+    request: Request,
+    connection: Connection,
+) -> list[Hit]:
+    """Calibrate each clip's matches, join those of several clips, merge overlaps, and name the recordings."""
+    scored: list[tuple[float, _Found, Query]] = []
+    for query, background, matches in zip(queries, backgrounds, found, strict=True):
+        for match in matches:
+            distance = background.distance(match.similarity)
+            scored.append((calibration.DEFAULT_MAP.score(distance, match.similarity), match, query))
+    scored.sort(key=lambda s: (-s[0], -s[1].similarity, s[1].segment.recording_id, s[1].segment.position))
+    ranked: list[tuple[float, _Found, Query]] = []
+    by_recording: dict[int, list[_Found]] = {}
+    for score, match, query in scored:
+        if score < request.min_score or len(ranked) == request.limit:
+            break
+        neighbours = by_recording.setdefault(match.segment.recording_id, [])
+        if not any(_same_place(match, other) for other in neighbours):
+            neighbours.append(match)
+            ranked.append((score, match, query))
+    names = store.recordings_by_id(connection, [match.segment.recording_id for _, match, _ in ranked])
+    return [
+        Hit(
+            names[match.segment.recording_id], match.start_s, match.end_s, score,
+            alignment.edit_similarity(query.tokens.ids, _stretch_ids(match)), match.similarity,
+        )
+        for score, match, query in ranked
+        if match.segment.recording_id in names
+    ]  # fmt: skip
 
 
-def _level(clip: Samples, speech: Samples) -> Samples:
-    """The clip with its speech at the usual level: a quiet query is heard like a loud one."""
-    rms = float(np.sqrt(np.mean(np.square(speech))))
-    return np.asarray(np.clip(clip * (SPEECH_RMS / rms), -1.0, 1.0), np.float32)
+def _head(tokens: TokenString) -> TokenString:
+    pq = None if tokens.pq is None else tokens.pq[:BACKGROUND_FRAMES]
+    return TokenString.from_frames(tokens.frame_ids[:BACKGROUND_FRAMES], tokens.frame_seconds, tokens.offset, pq)
+
+
+def _gain(speech: Samples) -> np.float32:
+    """What brings speech to the usual level: a quiet query is heard like a loud one."""
+    return np.float32(SPEECH_RMS / np.sqrt(np.mean(np.square(speech))))
 
 
 def _background(query: Query, loaded: _Loaded) -> calibration.Background:
@@ -288,8 +285,9 @@ def _background(query: Query, loaded: _Loaded) -> calibration.Background:
 
 
 def _stretch_ids(found: _Found) -> npt.NDArray[np.uint16]:
-    """Collapsed tokens of the matched stretch."""
-    return TokenString.from_frames(found.tokens.frame_ids[found.start : found.end], found.tokens.frame_seconds).ids
+    """Tokens of the matched stretch."""
+    ends = np.cumsum(found.tokens.durations, dtype=np.int64)
+    return found.tokens.ids[np.searchsorted(ends, found.start, "right") : np.searchsorted(ends, found.end, "left") + 1]
 
 
 def _same_place(one: _Found, other: _Found) -> bool:

@@ -35,9 +35,7 @@ def test_a_named_file_is_taken_whatever_it_is_called(tmp_path: Path) -> None:
     assert names(touch(tmp_path / "deep" / "notes.txt")) == ["notes.txt"]
 
 
-def test_paths_are_absolute_and_a_file_named_twice_counts_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_are_absolute_and_a_file_named_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = touch(tmp_path / "a.wav")
     monkeypatch.chdir(tmp_path)
     found = discover([Path(), file, "./a.wav", "../" + tmp_path.name])
@@ -45,7 +43,9 @@ def test_paths_are_absolute_and_a_file_named_twice_counts_once(
     assert found.failed == []
 
 
-@pytest.mark.parametrize("name", ["a b.wav", "it's \"q\".wav", "new\nline.wav", "naïve 😀.wav", "-x.wav", "%20.wav", "a:b.wav"])
+@pytest.mark.parametrize(
+    "name", ["a b.wav", 'it\'s "q".wav', "new\nline.wav", "naïve 😀.wav", "-x.wav", "%20.wav", "a:b.wav"]
+)
 def test_odd_names_are_kept(tmp_path: Path, name: str) -> None:
     touch(tmp_path / name)
     assert names(tmp_path) == [name]

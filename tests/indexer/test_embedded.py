@@ -21,6 +21,7 @@ from pathlib import Path
 from indexer import database
 engine = database.open_engine(Path(sys.argv[1]), None)
 with database.connect(engine) as connection:
+    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(1)")
     connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS seen (n int)")
     connection.exec_driver_sql("INSERT INTO seen VALUES (1)")
     connection.commit()
@@ -157,7 +158,7 @@ def test_an_ordinary_user_starts_it_too(home: Path) -> None:
     home.mkdir()
     home.parent.chmod(0o755)
     os.chown(home, user.pw_uid, user.pw_gid)
-    code = CLIENT.replace("sys.stdin.read()", "import os; assert os.getuid() == %d" % user.pw_uid)
+    code = CLIENT.replace("sys.stdin.read()", f"import os; assert os.getuid() == {user.pw_uid}")
     child = os.fork()
     if child == 0:  # imports happen as root: the interpreter may lie where nobody else may read
         os.setgroups([])

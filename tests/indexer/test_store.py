@@ -51,7 +51,7 @@ def test_an_archive_keeps_its_tokenizer(connection: Connection) -> None:
     made = intake.create_archive(connection, "radio", info(), 8)
     assert intake.create_archive(connection, "radio", info(), 8) == made
     assert (made.recordings, made.segments, made.hours, made.codebook_id) == (0, 0, 0.0, None)
-    with pytest.raises(TokenizerMismatch, match="one .aaaaaaaaaaaa., not with two .bbbbbbbbbbbb.") as caught:
+    with pytest.raises(TokenizerMismatch, match=r"one .aaaaaaaaaaaa., not with two .bbbbbbbbbbbb.") as caught:
         intake.create_archive(connection, "radio", info("b" * 64, "two"), 8)
     assert caught.value.code == "tokenizer_mismatch"
 

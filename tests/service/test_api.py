@@ -98,7 +98,8 @@ def test_a_stretch_of_running_speech_can_be_the_query(client: TestClient) -> Non
     assert hits[0]["recording"]["name"] == name
     assert hits[0]["start"] == pytest.approx(start, abs=0.2)
     assert hits[0]["end"] == pytest.approx(end, abs=0.2)
-    assert hits[0]["score"] > 0.9
+    assert hits[0]["score"] > 0.5
+    assert hits[0]["edit_similarity"] > 0.7
     assert is_true(hits[1], truth("visibility"))
 
 
@@ -176,7 +177,7 @@ def test_a_two_hour_query_is_refused_soon(client: TestClient) -> None:
         ({"limit": 0}, 422, "invalid_request", "limit"),
         ({"min_score": 2}, 422, "invalid_request", "min_score"),
         ({"start": 5000, "end": 5001}, 422, "bad_stretch", "start"),
-        ({"start": 0.5, "end": 0.2}, 422, "bad_stretch", "start"),
+        ({"start": 0.5, "end": 0.2}, 422, "bad_stretch", "end"),
         ({"exact": "perhaps"}, 422, "invalid_request", "exact"),
     ],
 )
@@ -223,9 +224,9 @@ def test_few_candidates_by_keys_still_find_the_best_hits(settings: Settings, que
 
 def test_min_score_cuts(client: TestClient, query_path: Path) -> None:
     everything = ask(client, query_path.read_bytes(), limit=1000).json()["hits"]
-    half = ask(client, query_path.read_bytes(), limit=1000, min_score=0.5).json()["hits"]
-    assert half == [hit for hit in everything if hit["score"] >= 0.5]
-    assert 0 < len(half) < len(everything)
+    cut = (everything[4]["score"] + everything[5]["score"]) / 2
+    some = ask(client, query_path.read_bytes(), limit=1000, min_score=cut).json()["hits"]
+    assert some == everything[:5]
 
 
 def test_two_clips_of_a_term_are_one_question(client: TestClient, query_path: Path) -> None:

@@ -22,8 +22,9 @@ def test_distance_counts_spreads() -> None:
 
 
 def test_scores_rise_with_distance_within_zero_and_one() -> None:
-    scores = [LogisticMap(1.2, -4.0).score(d) for d in (-1e4, -1.0, 0.0, 4.0, 9.0, 1e4)]
+    scores = [LogisticMap(1.2, 2.0, -4.0).score(d, 0.5) for d in (-1e4, -1.0, 0.0, 4.0, 9.0, 1e4)]
     assert scores == sorted(scores)
     assert scores[0] == 0.0
     assert scores[-1] == 1.0
-    assert LogisticMap(1.2, -4.0).score(4.0 / 1.2) == pytest.approx(0.5)
+    assert LogisticMap(1.2, 2.0, -4.0).score(3.0 / 1.2, 0.5) == pytest.approx(0.5)
+    assert LogisticMap(1.2, 2.0, -4.0).score(1.0, 0.6) > LogisticMap(1.2, 2.0, -4.0).score(1.0, 0.5)

@@ -12,7 +12,7 @@ from indexer import store
 from indexer.keys import bigrams, coarse_classes, ngram_keys
 from model.codebook import Codebook
 from model.tokens import TokenString
-from service.search.candidates import SegmentKey, every_segment, lookup
+from service.search.candidates import SegmentKey, lookup
 
 
 @pytest.fixture
@@ -66,11 +66,6 @@ def test_stored_keys_are_the_bigrams_of_the_stored_tokens(connection: Connection
         coarse = [c for i, c in enumerate(coarse) if i == 0 or c != coarse[i - 1]]
         pairs = {(a << 8 | b) for a, b in itertools.pairwise(coarse)}
         assert stored[SegmentKey(row[0], row[1])] == {p - 65_536 if p >= 32_768 else p for p in pairs}
-
-
-def test_every_segment_is_every_segment(connection: Connection) -> None:
-    archive = store.get_archive(connection, "demo")
-    assert {c.segment for c in every_segment(connection, archive.id, 10**6)} == set(stored_keys(connection, archive.id))
 
 
 def test_a_lookup_uses_the_index(connection: Connection) -> None:

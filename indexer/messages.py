@@ -1,0 +1,103 @@
+"""What the coordinator and its worker processes say to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from indexer.discover import Failure, FoundFile
+from indexer.intake import NewSegment
+from model.codebook import Codebook
+from model.tokenizer import Device
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The first message: which tokenizer."""
+
+    tokenizer_path: Path
+    device: Device
+
+
+@dataclass(frozen=True, eq=False)
+class UseCodebook:
+    """From here on, tokens are of this codebook; `classes` uint8 [K] are the coarse classes of its centroids."""
+
+    codebook: Codebook
+    classes: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Read the durations that the containers of these files claim: Measured."""
+
+    files: list[FoundFile]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of each file, None where its container does not say."""
+
+    durations_s: list[float | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A segment, heard: unit embeddings float32 [frames, dim], and which frames are speech, bool [frames]."""
+
+    start_frame: int
+    embeddings: npt.NDArray[np.float32]
+    speech: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Hear:
+    """Embed every `stride`-th segment of a file, at most `limit_s` seconds in all: Heard."""
+
+    file: FoundFile
+    stride: int
+    limit_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """Parts of a file; `whole` where nothing of it was left out. The file as it was when it was read."""
+
+    file: FoundFile
+    sha256: str
+    duration_s: float
+    parts: list[Part]
+    whole: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Tokenize a file, or what has been heard of all of it already: Indexed."""
+
+    file: FoundFile
+    heard: Heard | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Indexed:
+    """What is to be stored of a file; `used` int64 [K] counts its tokens, `speech_tokens` those beginning in speech."""
+
+    file: FoundFile
+    sha256: str
+    duration_s: float
+    segments: list[NewSegment]
+    speech_s: float
+    speech_tokens: int
+    used: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker has its tokenizer."""
+
+
+Task = Measure | Hear | Index
+Result = Measured | Heard | Indexed | Failure

@@ -1,0 +1,133 @@
+import io
+import os
+import tracemalloc
+import wave
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from model import audio
+from tests.indexer import sounds
+
+
+def reference(path: Path) -> np.ndarray:
+    """Every decoded frame through the resampler by itself: what batching must not change."""
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=16_000)
+    out = []
+    with av.open(str(path)) as container:
+        for frame in container.decode(audio=0):
+            frame.pts = None
+            out += resampler.resample(frame)
+    out += resampler.resample(None)
+    return np.clip(np.concatenate([frame.to_ndarray().reshape(-1) for frame in out]), -1, 1)
+
+
+@pytest.mark.parametrize("suffix", sorted(sounds.CODECS))
+@pytest.mark.parametrize("kinds", [{}, {"rate": 44_100, "channels": 2}], ids=["plain", "stereo"])
+def test_every_chunk_size_gives_the_samples_of_frame_by_frame_decoding(
+    tmp_path: Path, suffix: str, kinds: dict[str, int]
+) -> None:
+    path = sounds.write(tmp_path / f"a{suffix}", sounds.babble(4.3, 1), **kinds)
+    expected = reference(path)
+    assert len(expected) / 16_000 == pytest.approx(4.3, abs=0.15)
+    for chunk in (1_000, 16_000, 160_000, 1):
+        if chunk == 1 and suffix != ".wav":
+            continue
+        chunks = list(audio.read_chunks(path, chunk))
+        assert {len(part) for part in chunks[:-1]} <= {chunk}
+        assert 0 < len(chunks[-1]) <= chunk
+        np.testing.assert_array_equal(np.concatenate(chunks), expected)
+
+
+def test_a_tone_keeps_its_pitch_and_its_level(tmp_path: Path) -> None:
+    tone = (0.5 * np.sin(2 * np.pi * 440 * np.arange(32_000) / 16_000)).astype(np.float32)
+    for name, kinds in {"a.wav": {"rate": 8_000}, "b.flac": {"rate": 96_000}, "c.wav": {}}.items():
+        heard = audio.read(sounds.write(tmp_path / name, tone, **kinds))
+        spectrum = np.abs(np.fft.rfft(heard[4_000:20_000]))
+        assert np.argmax(spectrum) == 440
+        assert heard[4_000:20_000].max() == pytest.approx(0.5, abs=0.01)
+
+
+def test_bytes_and_streams_are_read_like_files(tmp_path: Path) -> None:
+    path = sounds.write(tmp_path / "a.flac", sounds.babble(1.0))
+    blob = path.read_bytes()
+    np.testing.assert_array_equal(audio.read(blob), audio.read(path))
+    np.testing.assert_array_equal(audio.read(io.BytesIO(blob)), audio.read(path))
+    assert len(audio.read(path, max_s=0.25)) == 4_000
+    assert audio.duration_s(path) == pytest.approx(1.0, abs=0.01)
+
+
+def test_numbers_that_are_none_become_silence_and_loud_ones_are_held(tmp_path: Path) -> None:
+    wild = np.array([[0.0, np.nan, np.inf, -np.inf, 9.0, -9.0, 0.25] * 1_000], np.float32)
+    path = tmp_path / "wild.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(wild, "flt", "mono")
+        frame.sample_rate = 16_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    heard = audio.read(path)
+    assert heard[:7].tolist() == [0.0, 0.0, 1.0, -1.0, 1.0, -1.0, 0.25]
+
+
+def test_memory_does_not_grow_with_the_recording(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((2, 2, 48_000, 0, "NONE", ""))
+        for _ in range(600):
+            file.writeframes(b"\1\2" * 96_000)
+    tracemalloc.start()
+    total = sum(len(chunk) for chunk in audio.read_chunks(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert total == pytest.approx(600 * 16_000, abs=100)
+    assert peak < 10e6
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "no samples", "missing", "folder", "playlist"])
+def test_what_is_no_audio_says_so(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.wav"
+    expected: type[audio.AudioError] = audio.AudioUndecodable
+    if kind == "empty":
+        path.write_bytes(b"")
+        expected = audio.AudioEmpty
+    elif kind == "text":
+        path.write_text("no sound at all\n" * 100)
+    elif kind == "no samples":
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        expected = audio.AudioEmpty
+    elif kind == "playlist":
+        real = sounds.write(tmp_path / "real.wav", sounds.babble(1.0))
+        path = tmp_path / "list.m3u8"
+        path.write_text(
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/{real.name}\n#EXT-X-ENDLIST\n"
+        )
+    else:
+        expected = audio.AudioMissing
+    if kind == "folder":
+        path.mkdir()
+    with pytest.raises(expected) as caught:
+        audio.read(path)
+    assert "\n" not in str(caught.value)
+    assert os.fspath(tmp_path) not in str(caught.value)
+
+
+def test_a_stream_without_sound(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+        container.mux(stream.encode(None))
+    with pytest.raises(audio.AudioEmpty):
+        audio.read(path)
+
+
+def test_what_was_cut_off_is_heard_up_to_the_cut(tmp_path: Path) -> None:
+    path = sounds.write(tmp_path / "a.mp3", sounds.babble(6.0))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert len(audio.read(path)) / 16_000 == pytest.approx(3.0, abs=0.3)
