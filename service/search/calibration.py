@@ -41,7 +41,7 @@ class LogisticMap:
 
 
 # Fitted on the development tasks by `python -m bench.accuracy.calibrate`; docs/decisions.md has its output.
-DEFAULT_MAP = LogisticMap(distance=1.14, similarity=0.0, bias=-6.41)
+DEFAULT_MAP = LogisticMap(distance=1.016, similarity=5.529, bias=-8.986)
 
 
 def measure(similarities: npt.NDArray[np.float32]) -> Background:
