@@ -19,6 +19,12 @@ from model.encoder import FRAME_SAMPLES
 SAMPLES_FILE, TABLE_FILE = "samples.i16", "recordings.json"
 
 
+class CorpusError(Exception):
+    """There is too little in a corpus to learn from."""
+
+    code = "training_failed"
+
+
 @dataclass(frozen=True)
 class Entry:
     """One training recording as the manifest names it."""
@@ -80,7 +86,10 @@ def _decode(path: str) -> npt.NDArray[np.int16] | None:
 
 
 def write_pack(entries: list[Entry], folder: Path, work: Path, workers: int) -> Pack:
-    """Decode `entries` (below `folder`) into `work`; files that cannot be decoded or are under a frame are left out."""
+    """Decode `entries` (below `folder`) into `work`; files that cannot be decoded or are under a frame are left out.
+
+    Raises CorpusError where too little is left.
+    """
     work.mkdir(parents=True, exist_ok=True)
     start: list[int] = []
     frames: list[int] = []
@@ -98,6 +107,9 @@ def write_pack(entries: list[Entry], folder: Path, work: Path, workers: int) -> 
             start.append(total)
             frames.append(len(samples) // FRAME_SAMPLES)
             total += frames[-1]
+    if sum(entry.kind == "speech" for entry in kept) < 2:
+        partial.unlink()
+        raise CorpusError(f"fewer than two recordings of speech could be decoded below {folder}")
     partial.rename(work / SAMPLES_FILE)
     table = {"start": start, "frames": frames, "entries": [vars(entry) for entry in kept]}
     (work / TABLE_FILE).write_text(json.dumps(table), encoding="utf-8")

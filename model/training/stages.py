@@ -27,7 +27,7 @@ NOISE_SHARE = 0.05  # of the frames that the codebook is fitted to
 
 
 class TrainingError(Exception):
-    """Training cannot begin or go on; the message says why."""
+    """A stage lacks what the one before should have left."""
 
     code = "training_failed"
 
@@ -46,7 +46,7 @@ def prepare(
 ) -> Sampler:
     """Pack the corpus and store the teacher's features, unless `work` has them already.
 
-    Raises TrainingError where nothing in the corpus can be decoded, TeacherError where the teacher is amiss.
+    Raises CorpusError where too little of the corpus can be decoded, TeacherError where the teacher is amiss.
     """
     if (work / data.TABLE_FILE).exists():
         pack = data.read_pack(work)
@@ -57,8 +57,6 @@ def prepare(
             else data.read_manifest(corpus.manifest, corpus.splits)
         )
         pack = data.write_pack(found, corpus.folder, work, workers)
-    if len(pack.recordings("speech")) < 2:
-        raise TrainingError(f"fewer than two recordings of speech could be decoded below {corpus.folder}")
     features = teacher.store_features(lambda: teacher.load_teacher(teacher_source), pack, work, device)
     if not (work / teacher.WHITENING_FILE).exists():
         teacher.save_whitening(teacher.fit_whitening(features, settings.shape.dim), work)

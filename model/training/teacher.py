@@ -41,6 +41,8 @@ BATCH = 4
 class TeacherError(Exception):
     """The teacher's weights cannot be had or are not what they should be."""
 
+    code = "teacher_unavailable"
+
 
 class _Attention(nn.Module):
     def __init__(self) -> None:

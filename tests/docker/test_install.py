@@ -20,7 +20,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from indexer import embedded
+from indexer import server as postgres
 
 ROOT = Path(__file__).parent.parent.parent
 CONTEXT = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
@@ -57,9 +57,9 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A PostgreSQL that is not the service's own: over TCP, with a password, as compose has it."""
     data = tmp_path_factory.mktemp("external") / "postgres"
-    server = embedded._Server(data)
+    server = postgres.Server(data)
     if server.owner is not None:
-        embedded._let_through(server.owner, server.programs / "postgres", data)
+        postgres._let_through(server.owner, server.programs / "postgres", data)
     server._initialise()
     (data / "pg_hba.conf").write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -72,7 +72,7 @@ def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         password = secrets.token_hex(12)
         with psycopg.connect(
-            host=sockets, port=port, user=embedded.USER, dbname="postgres", autocommit=True
+            host=sockets, port=port, user=postgres.USER, dbname="postgres", autocommit=True
         ) as connection:
             connection.execute(f"CREATE ROLE service LOGIN PASSWORD '{password}'")
             connection.execute("CREATE DATABASE service OWNER service")

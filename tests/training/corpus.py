@@ -8,6 +8,7 @@ import numpy as np
 
 def write_corpus(folder: Path, recordings: int = 8, seconds: float = 5.0) -> Path:
     """Glides and noise as wav files."""
+    folder.mkdir(exist_ok=True)
     for number in range(recordings):
         rng = np.random.default_rng(number)
         time = np.arange(int(seconds * 16_000)) / 16_000

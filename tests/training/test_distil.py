@@ -265,3 +265,21 @@ def test_names_of_the_publisher_are_understood() -> None:
     renamed = teacher._own_names({name: torch.zeros(1) for name in names} | {"model.decoder.x": torch.zeros(1)})
     assert set(renamed) == set(names.values())
     assert set(names.values()) <= set(own)
+
+
+def test_the_command_says_what_is_missing_in_one_line(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "sound", recordings=3, seconds=1.0)
+    words = ["train", str(folder), "--work", str(tmp_path / "work"), "--teacher", str(tmp_path / "none.safetensors")]
+    done = subprocess.run([sys.executable, "-m", "service", *words], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("sayagain: teacher_unavailable: no such file")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "train", str(empty), "--work", str(tmp_path / "w2")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("sayagain: training_failed: fewer than two recordings")
