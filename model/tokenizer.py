@@ -61,6 +61,8 @@ class Tokenizer:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # Threads that wait for work by spinning would take the cores from the stages that follow.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         available = ort.get_available_providers()
         providers = ["CPUExecutionProvider"]
         if device == "cuda" and "CUDAExecutionProvider" in available:
