@@ -43,9 +43,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(module.router)
     for known in KNOWN_ERRORS:
         app.add_exception_handler(known, _on_error)
-    app.add_exception_handler(
-        Exception, _on_error
-    )  # a fault of ours: answered in the same shape, logged with its trace
+    # A fault of ours is answered in the same shape, and logged with its trace.
+    app.add_exception_handler(Exception, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     return app

@@ -67,7 +67,7 @@ BackendDep = Annotated[Backend, Depends(_backend)]
 
 
 def _connection(backend: BackendDep) -> Iterator[Connection]:
-    with database.connect(backend.database) as connection:
+    with backend.connect() as connection:
         yield connection
 
 

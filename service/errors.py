@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from model.audio import AudioError
 
-EXIT_FAILED, EXIT_USAGE, EXIT_PARTLY = 1, 2, 3
+EXIT_FAILED, EXIT_PARTLY = 1, 3  # 2, bad usage, is the command line parser's own
 INTERNAL = "internal_error"
 
 # code -> HTTP status; whatever is not here is a fault of ours: 500, "internal_error".

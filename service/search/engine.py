@@ -51,12 +51,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Query:
-    """One clip, heard: durations in seconds, `embeddings` float32 [frames, dim] and `tokens` of its speech."""
+    """One clip, heard: its length, where its speech lies, and the `tokens` and look-up `tables` of that."""
 
     duration_s: float
     speech: Speech
-    embeddings: npt.NDArray[np.float32]
     tokens: TokenString
+    tables: rescoring.Tables
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class SearchEngine:
             found: list[list[_Found]] = [[] for _ in queries]
             for block in self._blocks(connection, archive, queries, loaded, request.exact, clock):
                 for number, query in enumerate(queries):
-                    found[number] += self._match(query, block, loaded, clock)
+                    found[number] += self._match(query, block, clock)
             backgrounds = [_background(query, loaded) for query in queries]
             hits = _rank(queries, backgrounds, found, request, connection)
             clock.lap("rescoring")
@@ -193,7 +193,8 @@ class SearchEngine:
         embeddings = self.tokenizer.embed(samples, before, after)[speech.start : speech.end]
         shift = round(clip.start_s * SAMPLE_RATE) // frame
         speech = Speech(speech.start + shift, speech.end + shift)
-        return Query(clip.duration_s, speech, embeddings, self.tokenizer.collapse(embeddings, codebook, speech.start_s))
+        tokens = self.tokenizer.collapse(embeddings, codebook, speech.start_s)
+        return Query(clip.duration_s, speech, tokens, rescoring.make_tables(embeddings, codebook))
 
     def _blocks(
         self,
@@ -217,21 +218,18 @@ class SearchEngine:
         clock.lap("candidates")
         yield rows
 
-    def _match(self, query: Query, rows: list[store.SegmentRow], loaded: _Loaded, clock: _Clock) -> list[_Found]:
+    def _match(self, query: Query, rows: list[store.SegmentRow], clock: _Clock) -> list[_Found]:
         """Align all rows, rescore the best aligned."""
         strings = [TokenString.from_bytes(row.tokens) for row in rows]
         aligned = alignment.align(query.tokens.ids, [string.ids for string in strings])
         aligned.sort(key=lambda a: (-a.similarity, a.candidate))
         keep = sorted(a.candidate for a in aligned[: self.settings.rescore_depth])
         clock.lap("alignment")
-        tables = rescoring.make_tables(query.embeddings, loaded.codebook)
-        matches = rescoring.match(tables, rescoring.gather([strings[i] for i in keep], tables.residual.shape[1]))
+        kept = [strings[i] for i in keep]
+        segments = [SegmentKey(rows[i].recording_id, rows[i].position) for i in keep]
+        matches = rescoring.match(query.tables, rescoring.gather(kept, query.tables.residual.shape[1]))
         clock.lap("rescoring")
-        return [
-            _Found(SegmentKey(rows[i].recording_id, rows[i].position), strings[i], m.start, m.end, m.similarity)
-            for m in matches
-            for i in (keep[m.segment],)
-        ]
+        return [_Found(segments[m.segment], kept[m.segment], m.start, m.end, m.similarity) for m in matches]
 
 
 def _rank(
@@ -279,8 +277,7 @@ def _gain(speech: Samples) -> np.float32:
 
 
 def _background(query: Query, loaded: _Loaded) -> calibration.Background:
-    tables = rescoring.make_tables(query.embeddings, loaded.codebook)
-    best = rescoring.match(tables, loaded.background, per_segment=1)
+    best = rescoring.match(query.tables, loaded.background, per_segment=1)
     return calibration.measure(np.array([m.similarity for m in best], np.float32))
 
 
