@@ -10,17 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 from safetensors import safe_open
 
 from model import frontend
 from model.codebook import Codebook
 from model.encoder import FRAME_SECONDS, STEM_PAD, STEM_STRIDE, EncoderShape
-
-OPSET = 20  # the first with Gelu
-IR_VERSION = 9
-
-Array = npt.NDArray[np.generic]
+from model.graph import GraphBuilder, write_model
 
 
 @dataclass(frozen=True)
@@ -51,65 +46,27 @@ def read_weights(path: Path) -> tuple[EncoderShape, dict[str, npt.NDArray[np.flo
     return shape, tensors
 
 
-class _Graph:
-    """Nodes and constants under construction; every method returns the name of what it made."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, onnx.TensorProto] = {}
-
-    def constant(self, name: str, value: Array) -> str:
-        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
-        return name
-
-    def scalar(self, name: str, value: float) -> str:
-        return self.constant(name, np.array(value, np.float32))
-
-    def axes(self, *values: int) -> str:
-        return self.constant("axes_" + "_".join(str(v) for v in values), np.array(values, np.int64))
-
-    def op(self, kind: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
-        name = out or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
-        return name
-
-
-def _front_end(g: _Graph) -> str:
+def _front_end(g: GraphBuilder) -> str:
     """`frontend.log_mel` of `waveform` [batch, samples]: [batch, MELS, 1, frames]."""
-    bins = frontend.FFT // 2 + 1
-    basis = frontend.fourier_basis(frontend.WINDOW, frontend.FFT)[:, None, None]
-    bank = frontend.mel_bank(frontend.MELS, frontend.FFT, frontend.LOW_HZ, frontend.HIGH_HZ)[:, :, None, None]
-    wave = g.op("Unsqueeze", "waveform", g.axes(1, 2))
-    spectrum = g.op(
-        "Conv", wave, g.constant("fourier_basis", basis), strides=[1, frontend.HOP], pads=[0, frontend.PAD] * 2
-    )
-    square = g.op("Mul", spectrum, spectrum)
-    # Real and imaginary parts share their filters, so the sum of squares is part of the mel product.
-    twice = np.concatenate([bank, bank], axis=1)
-    assert twice.shape[1] == 2 * bins
-    energy = g.op("Conv", square, g.constant("mel_bank", twice))
+    basis = frontend.fourier_basis(frontend.WINDOW, frontend.FFT)
+    bank = frontend.mel_bank(frontend.MELS, frontend.FFT, frontend.LOW_HZ, frontend.HIGH_HZ)
+    energy = g.mel_energy("waveform", basis, bank, frontend.HOP, frontend.PAD)
     log = g.op("Log", g.op("Add", energy, g.scalar("floor", frontend.FLOOR)))
     return g.op("Mul", g.op("Sub", log, g.scalar("mel_mean", frontend.MEAN)), g.scalar("mel_scale", frontend.SCALE))
 
 
-def _encoder(g: _Graph, x: str, shape: EncoderShape, weights: dict[str, npt.NDArray[np.float32]]) -> str:
+def _encoder(g: GraphBuilder, x: str, shape: EncoderShape, weights: dict[str, npt.NDArray[np.float32]]) -> str:
     """Unit embeddings [batch, frames, dim] of the front end's output."""
-
-    def parameter(name: str) -> str:
-        return g.constant(name, weights[name])
 
     def convolution(x: str, name: str, **attributes: Any) -> str:
         weight = g.constant(f"{name}.weight", weights[f"{name}.weight"][:, :, None])
-        return g.op("Conv", x, weight, parameter(f"{name}.bias"), **attributes)
+        return g.op("Conv", x, weight, g.constant(f"{name}.bias", weights[f"{name}.bias"]), **attributes)
 
     def linear(x: str, name: str) -> str:
-        weight = g.constant(f"{name}.weight", weights[f"{name}.weight"].T)
-        return g.op("Add", g.op("MatMul", x, weight), parameter(f"{name}.bias"))
+        return g.linear(x, name, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
     def norm(x: str, name: str) -> str:
-        return g.op(
-            "LayerNormalization", x, parameter(f"{name}.weight"), parameter(f"{name}.bias"), axis=-1, epsilon=1e-5
-        )
+        return g.norm(x, name, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
     for stem in ("stem.0", "stem.1"):
         x = g.op("Gelu", convolution(x, stem, strides=[1, STEM_STRIDE], pads=[0, STEM_PAD] * 2))
@@ -122,53 +79,29 @@ def _encoder(g: _Graph, x: str, shape: EncoderShape, weights: dict[str, npt.NDAr
         y = g.op("Transpose", g.op("Squeeze", y, g.axes(2)), perm=[0, 2, 1])
         y = linear(norm(y, f"blocks.{i}.norm"), f"blocks.{i}.expand")
         y = linear(g.op("Gelu", y), f"blocks.{i}.contract")
-        x = g.op("Add", x, g.op("Mul", y, parameter(f"blocks.{i}.scale")))
-    x = linear(norm(x, "norm"), "head")
-    length = g.op("ReduceL2", x, g.axes(-1), keepdims=1)
-    return g.op("Div", x, g.op("Max", length, g.scalar("least_length", 1e-12)), out="embeddings")
+        x = g.op("Add", x, g.op("Mul", y, g.constant(f"blocks.{i}.scale", weights[f"blocks.{i}.scale"])))
+    return g.embeddings(linear(norm(x, "norm"), "head"))
 
 
 def build(
     shape: EncoderShape, weights: dict[str, npt.NDArray[np.float32]], codebook: Codebook, description: Description
 ) -> onnx.ModelProto:
     """The whole graph: `waveform` [batch, samples] to `ids` and `embeddings`, checked."""
-    g = _Graph()
-    embeddings = _encoder(g, _front_end(g), shape, weights)
-    g.constant("codebook", codebook.centroids)
-    similarity = g.op("MatMul", embeddings, g.op("Transpose", "codebook", perm=[1, 0]))
-    g.op("ArgMax", similarity, axis=-1, keepdims=0, out="ids")
+    g = GraphBuilder()
+    g.ids(_encoder(g, _front_end(g), shape, weights), codebook.centroids)
     if codebook.pq is not None:
         g.constant("pq", codebook.pq)
-    graph = helper.make_graph(
-        g.nodes,
-        description.name,
-        [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, ["batch", "samples"])],
-        [
-            helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "frames"]),
-            helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["batch", "frames", codebook.dim]),
-        ],
-        list(g.constants.values()),
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    helper.set_model_props(
-        model,
-        {
-            **vars(description),
-            "frame_seconds": repr(FRAME_SECONDS),
-            "context": "bounded",
-            "left_context_samples": str(shape.context_samples),
-            "right_context_samples": str(shape.context_samples),
-        },
-    )
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    metadata = {
+        **vars(description),
+        "frame_seconds": repr(FRAME_SECONDS),
+        "context": "bounded",
+        "left_context_samples": str(shape.context_samples),
+        "right_context_samples": str(shape.context_samples),
+    }
+    return g.tokenizer(description.name, codebook.dim, metadata)
 
 
 def export(weights_path: Path, codebook: Codebook, description: Description, out: Path) -> None:
     """Write the tokenizer of a checkpoint and a codebook to `out`; an unfinished file never has that name."""
     shape, weights = read_weights(weights_path)
-    blob = build(shape, weights, codebook, description).SerializeToString()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_suffix(".partial")
-    partial.write_bytes(blob)
-    partial.replace(out)
+    write_model(build(shape, weights, codebook, description), out)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-import onnx.numpy_helper
 import onnxruntime as ort
 
 from model.audio import SAMPLE_RATE, Samples
 from model.codebook import Codebook, CodebookError
+from model.declaration import TokenizerInfo, declaration
 from model.tokens import TokenString
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "fast.onnx"
 BLOCK_FRAMES = 1_000  # 40 s: what one run of the graph is given, context apart
+LONGEST_S = 29.0  # what one run of a `segment` tokenizer is given at most
+OVERLAP_S = 2.0  # between the runs over what is longer
+
+__all__ = ["DEFAULT_WEIGHTS", "Device", "Tokenizer", "TokenizerError", "TokenizerInfo", "open_session"]
 
 Float32 = npt.NDArray[np.float32]
 Device = Literal["cpu", "cuda"]
@@ -28,21 +30,6 @@ class TokenizerError(Exception):
     """A file that is no tokenizer, or breaks the contract: the message says where."""
 
     code = "tokenizer_invalid"
-
-
-@dataclass(frozen=True)
-class TokenizerInfo:
-    """What the file says of itself."""
-
-    name: str
-    version: str
-    frame_seconds: float
-    context: Literal["bounded", "segment"]
-    left_context_samples: int
-    right_context_samples: int
-    licence: str
-    trained_on: str
-    sha256: str
 
 
 class Tokenizer:
@@ -57,32 +44,45 @@ class Tokenizer:
             blob = self.path.read_bytes()
         except OSError as error:
             raise TokenizerError(f"cannot read the tokenizer {self.path}: {error.strerror or error}") from error
-        self.info, self.codebook = _read_contract(blob, self.path)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # Threads that wait for work by spinning would take the cores from the stages that follow.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        available = ort.get_available_providers()
-        providers = ["CPUExecutionProvider"]
-        if device == "cuda" and "CUDAExecutionProvider" in available:
-            providers.insert(0, "CUDAExecutionProvider")
-        self._session = ort.InferenceSession(blob, options, providers=providers)
-        self.device: Device = "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
-        self.frame_samples = round(self.info.frame_seconds * SAMPLE_RATE)
+        read = declaration(blob)
+        if read.info is None or read.codebook is None or read.errors:
+            raise TokenizerError(f"{self.path} {read.errors[0].message}")
+        try:
+            session = open_session(blob, threads, device)
+        except Exception as error:  # ONNX Runtime raises many kinds
+            raise TokenizerError(f"{self.path} cannot be run: {str(error).splitlines()[0]}") from error
+        self._adopt(read.info, read.codebook, session)
+
+    @classmethod
+    def of_session(
+        cls, path: Path, info: TokenizerInfo, codebook: Codebook, session: ort.InferenceSession
+    ) -> Tokenizer:
+        """A file that is open already and may break the contract in what these parts do not tell."""
+        tokenizer = cls.__new__(cls)
+        tokenizer.path = path
+        tokenizer._adopt(info, codebook, session)
+        return tokenizer
+
+    def _adopt(self, info: TokenizerInfo, codebook: Codebook, session: ort.InferenceSession) -> None:
+        self.info = info
+        self.codebook = codebook
+        self._session = session
+        self.device: Device = "cuda" if "CUDAExecutionProvider" in session.get_providers() else "cpu"
+        self.frame_samples = round(info.frame_seconds * SAMPLE_RATE)
 
     def embed(self, samples: Samples, before: Samples | None = None, after: Samples | None = None) -> Float32:
         """Unit embeddings float32 [len(samples) // frame samples, dim].
 
         `before` and `after` are the samples around, where they are known: with at least the declared context (or
         all there is up to the ends of the recording) a stretch gets exactly what one pass over everything gives it.
-        `before` must be a whole number of frames long. A `segment` tokenizer takes no notice of them.
+        `before` must be a whole number of frames long. A `segment` tokenizer takes no notice of them; what is longer
+        than 29 s it gets in windows of equal length that overlap by 2 s, and each keeps the inner half of an overlap.
         """
         frames = len(samples) // self.frame_samples
         if frames == 0:
             return np.zeros((0, self.codebook.dim), np.float32)
         if self.info.context == "segment":
-            return self._run(samples)[:frames]
+            return self._embed_segment(samples, frames)
         before = samples[:0] if before is None else before
         after = samples[:0] if after is None else after
         if len(before) % self.frame_samples:
@@ -98,6 +98,22 @@ class Tokenizer:
             high = stop * self.frame_samples + self.info.right_context_samples
             skip = start - low // self.frame_samples
             parts.append(self._run(whole[low:high])[skip : skip + stop - start])
+        return np.concatenate(parts)
+
+    def _embed_segment(self, samples: Samples, frames: int) -> Float32:
+        longest = max(2, int(LONGEST_S / self.info.frame_seconds))
+        if frames <= longest:
+            return self._run(samples)[:frames]
+        overlap = min(round(OVERLAP_S / self.info.frame_seconds), longest // 2)
+        windows = -(-(frames - overlap) // (longest - overlap))
+        length = -(-(frames - overlap) // windows) + overlap
+        starts = [window * (frames - length) // (windows - 1) for window in range(windows)]
+        cuts = [0, *((start + length + following) // 2 for start, following in pairwise(starts)), frames]
+        parts: list[Float32] = []
+        for start, first, last in zip(starts, cuts[:-1], cuts[1:], strict=True):
+            end = len(samples) if last == frames else (start + length) * self.frame_samples
+            rows = self._run(samples[start * self.frame_samples : end])
+            parts.append(rows[first - start : last - start])
         return np.concatenate(parts)
 
     def tokenize(self, samples: Samples, codebook: Codebook | None = None, offset: float = 0.0) -> TokenString:
@@ -119,46 +135,21 @@ class Tokenizer:
 
     def _run(self, samples: Samples) -> Float32:
         out = self._session.run(["embeddings"], {"waveform": np.ascontiguousarray(samples, np.float32)[None]})
-        return np.asarray(out[0][0], np.float32)
+        rows = np.asarray(out[0][0], np.float32)
+        if len(rows) < len(samples) // self.frame_samples:
+            wanted = len(samples) // self.frame_samples
+            raise TokenizerError(f"{self.path} gave {len(rows)} embeddings for {wanted} frames")
+        return rows
 
 
-def _read_contract(blob: bytes, path: Path) -> tuple[TokenizerInfo, Codebook]:
-    try:
-        model = onnx.load_model_from_string(blob)
-        onnx.checker.check_model(model)
-    except Exception as error:  # the parser and the checker raise many kinds
-        raise TokenizerError(f"{path} is not an ONNX file: {str(error).splitlines()[0]}") from error
-    inputs = [value.name for value in model.graph.input]
-    outputs = [value.name for value in model.graph.output]
-    if "waveform" not in inputs or not {"ids", "embeddings"} <= set(outputs):
-        raise TokenizerError(
-            f"{path} has inputs {inputs} and outputs {outputs}: waveform, ids and embeddings are needed"
-        )
-    arrays = {
-        tensor.name: np.asarray(onnx.numpy_helper.to_array(tensor), np.float32)
-        for tensor in model.graph.initializer
-        if tensor.name in ("codebook", "pq")
-    }
-    if "codebook" not in arrays:
-        raise TokenizerError(f"{path} has no initialiser named codebook")
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    try:
-        context = metadata["context"]
-        if context not in ("bounded", "segment"):
-            raise TokenizerError(f"{path} declares context {context!r}: bounded or segment is needed")
-        info = TokenizerInfo(
-            name=metadata["name"],
-            version=metadata["version"],
-            frame_seconds=float(metadata["frame_seconds"]),
-            context="bounded" if context == "bounded" else "segment",
-            left_context_samples=int(metadata["left_context_samples"]),
-            right_context_samples=int(metadata["right_context_samples"]),
-            licence=metadata["licence"],
-            trained_on=metadata["trained_on"],
-            sha256=hashlib.sha256(blob).hexdigest(),
-        )
-    except KeyError as error:
-        raise TokenizerError(f"{path} lacks the metadata entry {error.args[0]!r}") from error
-    except ValueError as error:
-        raise TokenizerError(f"{path} has a metadata entry that is no number: {error}") from error
-    return info, Codebook(arrays["codebook"], arrays.get("pq"))
+def open_session(blob: bytes, threads: int = 0, device: Device = "cpu") -> ort.InferenceSession:
+    """ONNX Runtime's session of a file's bytes; raises ONNX Runtime's own errors."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Threads that wait for work by spinning would take the cores from the stages that follow.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = ["CPUExecutionProvider"]
+    if device == "cuda" and "CUDAExecutionProvider" in ort.get_available_providers():
+        providers.insert(0, "CUDAExecutionProvider")
+    return ort.InferenceSession(blob, options, providers=providers)

@@ -1,0 +1,110 @@
+"""An ONNX graph under construction, and what every tokenizer file has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 20  # the first with Gelu
+IR_VERSION = 9
+
+Array = npt.NDArray[np.generic]
+Float32 = npt.NDArray[np.float32]
+
+
+class GraphBuilder:
+    """Nodes and constants under construction; every method returns the name of what it made."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+
+    def constant(self, name: str, value: Array) -> str:
+        """An initialiser; the same name again replaces it."""
+        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        return name
+
+    def scalar(self, name: str, value: float) -> str:
+        """A float32 initialiser without axes."""
+        return self.constant(name, np.array(value, np.float32))
+
+    def axes(self, *values: int) -> str:
+        """An int64 initialiser: axes, shapes, repeats or bounds. Equal ones are stored once."""
+        return self.constant("axes_" + "_".join(str(v) for v in values), np.array(values, np.int64))
+
+    def op(self, kind: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
+        """A node with one output."""
+        name = out or f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def linear(self, x: str, name: str, weight: Float32, bias: Float32 | None) -> str:
+        """x @ weight.T + bias, with `weight` [out, in] as torch keeps it."""
+        y = self.op("MatMul", x, self.constant(f"{name}.weight", weight.T))
+        return y if bias is None else self.op("Add", y, self.constant(f"{name}.bias", bias))
+
+    def norm(self, x: str, name: str, weight: Float32, bias: Float32) -> str:
+        """Layer normalisation over the last axis."""
+        scale, shift = self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", bias)
+        return self.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=1e-5)
+
+    def mel_energy(self, waveform: str, basis: Float32, bank: Float32, hop: int, pad: int = 0) -> str:
+        """Mel energies [batch, mels, 1, frames] of a waveform [batch, samples].
+
+        `basis` is a `frontend.fourier_basis`, `bank` a `frontend.mel_bank`.
+        """
+        wave = self.op("Unsqueeze", waveform, self.axes(1, 2))
+        filters = self.constant("fourier_basis", basis[:, None, None])
+        spectrum = self.op("Conv", wave, filters, strides=[1, hop], pads=[0, pad] * 2)
+        square = self.op("Mul", spectrum, spectrum)
+        # Real and imaginary parts share their filters, so the sum of squares is part of the mel product.
+        twice = np.concatenate([bank, bank], axis=1)[:, :, None, None]
+        assert twice.shape[1] == len(basis)
+        return self.op("Conv", square, self.constant("mel_bank", twice))
+
+    def embeddings(self, x: str) -> str:
+        """The output `embeddings`: `x` with its last axis at unit length."""
+        length = self.op("ReduceL2", x, self.axes(-1), keepdims=1)
+        return self.op("Div", x, self.op("Max", length, self.scalar("least_length", 1e-12)), out="embeddings")
+
+    def ids(self, embeddings: str, centroids: Float32) -> str:
+        """The output `ids`, nearest of the `centroids` [K, dim], which become the initialiser `codebook`."""
+        self.constant("codebook", centroids)
+        similarity = self.op("MatMul", embeddings, self.op("Transpose", "codebook", perm=[1, 0]))
+        return self.op("ArgMax", similarity, axis=-1, keepdims=0, out="ids")
+
+    def tokenizer(
+        self, name: str, dim: int, metadata: Mapping[str, str], batch: str | int = "batch"
+    ) -> onnx.ModelProto:
+        """The model of a finished graph, from `waveform` to `ids` and `embeddings`, checked.
+
+        `batch` is the name of the batch axis, or its size where it is fixed.
+        """
+        graph = helper.make_graph(
+            self.nodes,
+            name,
+            [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [batch, "samples"])],
+            [
+                helper.make_tensor_value_info("ids", TensorProto.INT64, [batch, "frames"]),
+                helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, [batch, "frames", dim]),
+            ],
+            list(self.constants.values()),
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        helper.set_model_props(model, dict(metadata))
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def write_model(model: onnx.ModelProto, out: Path) -> None:
+    """Write a model to `out`; an unfinished file never has that name."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_suffix(".partial")
+    partial.write_bytes(model.SerializeToString())
+    partial.replace(out)
