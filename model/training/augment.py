@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,9 @@ class Augmentation:
     tilt: float = 0.5
     tilt_db: float = 9.0  # at the edge of the band, up or down
     telephone: float = 0.08
+    companding: float = 0.05  # share coded to 8 bits by the mu-law of telephone lines
+    vocal_tract: float = 0.4
+    warp: float = 0.12  # of frequencies, up or down
 
 
 def _uniform(
@@ -73,4 +77,30 @@ def augment(waveform: Tensor, noise: Tensor, spec: Augmentation, generator: torc
     level = out.square().mean(1, keepdim=True) / noise.square().mean(1, keepdim=True).clamp(min=1e-9)
     out = out + noise * torch.where(noisy, (level * 10 ** (-snr / 10)).sqrt(), torch.zeros_like(level))
     gain = 10 ** (_uniform(*spec.gain_db, (batch, 1), generator, device) / 20)
-    return (out * gain).clamp(-1.0, 1.0)
+    out = (out * gain).clamp(-1.0, 1.0)
+    coded = torch.rand((batch, 1), generator=generator, device=device) < spec.companding
+    return torch.where(coded, _companded(out), out)
+
+
+def _companded(x: Tensor) -> Tensor:
+    """ITU-T G.711 mu-law there and back, in its continuous form: 8 bits."""
+    mu = 255.0
+    code = torch.sign(x) * torch.log1p(mu * x.abs()) / math.log1p(mu)
+    code = torch.round(code * 127.0) / 127.0
+    return torch.sign(code) * torch.expm1(code.abs() * math.log1p(mu)) / mu
+
+
+def warp_vocal_tract(mel: Tensor, spec: Augmentation, generator: torch.Generator) -> Tensor:
+    """Log-mels [batch, bands, time] with their bands stretched or squeezed on some rows (Jaitly and Hinton 2013).
+
+    On the mel scale the warp is linear here: a longer vocal tract moves all formants down together.
+    """
+    batch, bands, _ = mel.shape
+    warped = (torch.rand((batch, 1), generator=generator, device=mel.device) < spec.vocal_tract).float()
+    factor = 1.0 + _uniform(-spec.warp, spec.warp, (batch, 1), generator, mel.device) * warped
+    at = (torch.arange(bands, device=mel.device)[None] * factor).clamp(max=bands - 1.0)
+    low = at.floor().long()
+    part = (at - low)[..., None].to(mel.dtype)
+    high = (low + 1).clamp(max=bands - 1)
+    rows = torch.arange(batch, device=mel.device)[:, None]
+    return mel[rows, low] * (1 - part) + mel[rows, high] * part

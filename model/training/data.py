@@ -112,8 +112,15 @@ def write_pack(entries: list[Entry], folder: Path, work: Path, workers: int) -> 
         raise CorpusError(f"fewer than two recordings of speech could be decoded below {folder}")
     partial.rename(work / SAMPLES_FILE)
     table = {"start": start, "frames": frames, "entries": [vars(entry) for entry in kept]}
-    (work / TABLE_FILE).write_text(json.dumps(table), encoding="utf-8")
+    write_atomically(work / TABLE_FILE, json.dumps(table))
     return read_pack(work)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """A file that is there whole or not at all."""
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def read_pack(work: Path) -> Pack:

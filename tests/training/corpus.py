@@ -1,9 +1,18 @@
-"""A corpus of made sound for the training tests."""
+"""A corpus of made sound for the training tests, and a teacher of random weights that hears it."""
 
 from pathlib import Path
 
 import av
 import numpy as np
+import torch
+
+from model.encoder import EncoderShape
+from model.training import data, features, targets
+from model.training.distil import DistilSettings, Sampler
+from model.training.teacher import Teacher
+
+SMALL = EncoderShape(width=16, hidden=32, blocks=2, kernel=5, dim=16)
+DISTIL = DistilSettings(batch=4, contrast_frames=64)
 
 
 def write_corpus(folder: Path, recordings: int = 8, seconds: float = 5.0) -> Path:
@@ -22,3 +31,31 @@ def write_corpus(folder: Path, recordings: int = 8, seconds: float = 5.0) -> Pat
             out.mux(stream.encode(frame))
             out.mux(stream.encode(None))
     return folder
+
+
+def random_teacher() -> Teacher:
+    """The teacher before it has learned anything."""
+    torch.manual_seed(3)
+    model = Teacher()
+    torch.nn.init.normal_(model.positional_embedding, std=0.02)
+    return model.eval().requires_grad_(False)
+
+
+def prepare(corpus: Path, work: Path) -> Path:
+    """A packed corpus with the features of a random teacher and targets: what a run has when it starts to distil."""
+    pack = data.write_pack(data.scan_folder(corpus), corpus, work, workers=1)
+    stored = features.store_features(random_teacher, pack, work, torch.device("cpu"))
+    whitening = features.fit_whitening(stored.pooled, SMALL.dim)
+    features.save_whitening(whitening, work)
+    targets.whitened(stored.pooled, whitening, work / targets.TARGETS_FILE)
+    return work
+
+
+def targets_of(work: Path) -> np.ndarray:
+    """float16 [frames of the pack, dim]."""
+    return np.memmap(work / targets.TARGETS_FILE, np.float16, "r").reshape(-1, SMALL.dim)
+
+
+def sampler_of(work: Path, settings: DistilSettings = DISTIL) -> Sampler:
+    """The batches of a prepared folder."""
+    return Sampler(data.read_pack(work), targets_of(work), settings)

@@ -1,10 +1,8 @@
+"""Distillation: the student's parts, and the batches it learns from."""
+
 import json
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,48 +16,13 @@ from model.codebook import fit_codebook
 from model.encoder import FRAME_SAMPLES, EncoderShape
 from model.export import Description, ExportError, export, read_weights
 from model.tokenizer import Tokenizer
-from model.training import data, stages, teacher
-from model.training.augment import Augmentation, augment
-from model.training.distil import (
-    CHECKPOINT_FILE,
-    LOG_FILE,
-    DistilSettings,
-    Sampler,
-    distil,
-    frame_contrast,
-    learning_rate,
-)
+from model.training.data import Entry, Pack
+from model.training.distil import Batch, Cutter, Sampler, distil_loss
+from model.training.losses import frame_contrast
 from model.training.student import LogMel, Student
-from tests.training.corpus import write_corpus
+from tests.training.corpus import DISTIL, SMALL, sampler_of, targets_of, write_corpus
 
-SMALL = EncoderShape(width=16, hidden=32, blocks=2, kernel=5, dim=16)
-QUICK = DistilSettings(
-    minutes=0.15, warmup_steps=10, batch=4, contrast_frames=64, evaluate_steps=5, checkpoint_s=0.5, shape=SMALL
-)
-
-
-def random_teacher() -> teacher.Teacher:
-    torch.manual_seed(3)
-    model = teacher.Teacher()
-    torch.nn.init.normal_(model.positional_embedding, std=0.02)
-    return model.eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A packed corpus with the features of a teacher of random weights: what a run has when it starts to distil."""
-    folder = write_corpus(tmp_path_factory.mktemp("corpus"))
-    work = tmp_path_factory.mktemp("work")
-    pack = data.write_pack(data.scan_folder(folder), folder, work, workers=1)
-    features = teacher.store_features(random_teacher, pack, work, torch.device("cpu"))
-    teacher.save_whitening(teacher.fit_whitening(features, SMALL.dim), work)
-    return work
-
-
-def sampler_of(work: Path, settings: DistilSettings = QUICK) -> Sampler:
-    pack = data.read_pack(work)
-    features = np.memmap(work / teacher.FEATURES_FILE, np.float16, "r", shape=(int(pack.frames.sum()), teacher.WIDTH))
-    return Sampler(pack, features, teacher.load_whitening(work), settings)
+pytestmark = pytest.mark.training
 
 
 def test_torch_front_end_is_the_one_definition() -> None:
@@ -109,162 +72,94 @@ def test_a_frame_sees_no_further_than_its_declared_context() -> None:
         assert not torch.equal(student(samples)[0, at], student(changed)[0, at])
 
 
-def test_frame_contrast_agrees_with_the_textbook() -> None:
-    torch.manual_seed(0)
-    embedding = torch.nn.functional.normalize(torch.randn(9, 5), dim=1)
-    target = torch.nn.functional.normalize(torch.randn(9, 5), dim=1)
-    place = torch.tensor([0, 1, 2, 3, 20, 21, 22, 40, 41])
-    total = 0.0
-    for i in range(9):
-        terms = [
-            float(torch.exp(embedding[i] @ target[j] / 0.1))
-            for j in range(9)
-            if j == i or abs(int(place[i] - place[j])) > 2
-        ]
-        total -= float(embedding[i] @ target[i]) / 0.1 - np.log(sum(terms))
-    assert float(frame_contrast(embedding, target, place, 0.1, 2)) == pytest.approx(total / 9, rel=1e-5)
-
-
-def test_packing_keeps_windows_whole_and_covers_every_frame() -> None:
-    frames = np.array([700, 100, 40, 2_000, 5], np.int64)
-    placements = teacher.place(frames, np.arange(5))
-    covered = [np.zeros(n, bool) for n in frames]
-    taken: dict[int, np.ndarray] = {}
-    for p in placements:
-        assert p.at + p.frames <= teacher.WINDOW_FRAMES
-        window = taken.setdefault(p.window, np.zeros(teacher.WINDOW_FRAMES, bool))
-        assert not window[p.at : p.at + p.frames].any()
-        window[p.at : p.at + p.frames] = True
-        covered[p.recording][p.first : p.first + p.frames] = True
-    assert all(c.all() for c in covered)
-
-
-def test_whitened_features_are_white(work: Path) -> None:
-    sampler = sampler_of(work)
-    raw = torch.from_numpy(np.asarray(sampler.features, np.float32))
-    white = ((raw - sampler.mean) @ sampler.matrix).numpy()
-    spread = np.cov(white, rowvar=False)
-    assert np.abs(white.mean(0)).max() < 0.1
-    assert np.abs(spread - np.diag(np.diag(spread))).max() < 0.05
-    assert (np.diag(spread) <= 1.01).all()
-
-
 def test_isolated_cuts_keep_the_targets_of_their_context(work: Path) -> None:
-    sampler = sampler_of(work, replace(QUICK, isolated=1.0))
+    sampler = sampler_of(work, replace(DISTIL, isolated=1.0))
     batch = sampler.draw(np.random.default_rng(1))
-    stored = torch.nn.functional.normalize(
-        (torch.from_numpy(np.asarray(sampler.features, np.float32)) - sampler.mean) @ sampler.matrix, dim=-1
-    )
+    stored = torch.from_numpy(targets_of(work).astype(np.float32))
     valid = batch.target[batch.valid]
     assert len(valid) > 100
-    # Every target is one of the stored features of the full recordings.
-    assert float((valid @ stored.T).max(1).values.min()) > 0.999
+    # Every target is one of those of the full recordings.
+    assert float((valid @ stored.T).max(1).values.min()) > 0.998
     assert not batch.valid.all()
+    assert batch.waveform[~batch.valid.repeat_interleave(FRAME_SAMPLES, 1)].abs().max() < 0.01
 
 
-def test_augmentation_changes_the_sound_and_stays_in_range() -> None:
+def sounds(*frames: int, kinds: tuple[str, ...] = ()) -> Pack:
+    """A pack of noise, told apart frame by frame."""
+    lengths = np.array(frames, np.int64)
+    samples = np.random.default_rng(0).integers(-20_000, 20_000, int(lengths.sum()) * FRAME_SAMPLES).astype(np.int16)
+    entries = [Entry(f"{i}.wav", "", "", kind) for i, kind in enumerate(kinds or ("speech",) * len(frames))]
+    return Pack(samples, np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths, entries)
+
+
+def numbers(pack: Pack) -> np.ndarray:
+    """Targets that say the number of their frame, as an angle."""
+    angle = np.arange(pack.frames.sum()) * 0.01
+    return np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float16)
+
+
+def numbers_of(target: torch.Tensor) -> np.ndarray:
+    cosine, sine = target.double().numpy().T
+    return np.round(np.arctan2(sine, cosine) / 0.01).astype(int)
+
+
+def test_running_speech_lies_under_its_targets_and_held_out_recordings_never() -> None:
+    pack = sounds(60, 50, 40, 30, 45)
+    sampler = Sampler(pack, numbers(pack), replace(DISTIL, isolated=0.0, changed_speed=0.0, held_out=0.2))
+    batch = sampler.draw(np.random.default_rng(0), 6)
+    assert batch.waveform.shape == (6, 100 * FRAME_SAMPLES)
+    assert batch.valid[:, :95].all()
+    of_sample = pack.samples.reshape(-1, FRAME_SAMPLES) / 32767.0
+    recording = np.repeat(np.arange(5), pack.frames)
+    for row in range(6):
+        number = numbers_of(batch.target[row][batch.valid[row]])
+        there = batch.waveform[row].reshape(-1, FRAME_SAMPLES)[batch.valid[row]].numpy()
+        assert np.abs(there - of_sample[number]).max() < 0.01  # but for the white noise of the microphone
+        assert len(sampler.held_out) == 1
+        assert sampler.held_out[0] not in recording[number]
+
+
+@pytest.mark.parametrize("speed", [0.87, 1.0, 1.15])
+def test_speed_moves_sound_and_targets_together(speed: float) -> None:
+    time = np.arange(200 * FRAME_SAMPLES) / SAMPLE_RATE
+    tone = (10_000 * np.sin(2 * np.pi * 1_000 * time)).astype(np.int16)
+    pack = Pack(tone, np.array([0]), np.array([200]), [Entry("a.wav", "", "", "speech")])
+    cutter = Cutter(pack, numbers(pack))
+    cut = cutter.cut(20, 50, speed)
+    assert cut.shape == (50 * FRAME_SAMPLES,)
+    assert np.abs(np.fft.rfft(cut)).argmax() * SAMPLE_RATE / len(cut) == pytest.approx(1_000 * speed, abs=1)
+    number = numbers_of(cutter.target(20, 50, speed))
+    assert np.abs(number - (20 + (np.arange(50) + 0.5) * speed - 0.5)).max() <= 0.6
+    # At the end of all sound there is nothing to read ahead.
+    assert np.isfinite(cutter.cut(150, int(50 / speed), speed)).all()
+
+
+def test_noise_is_that_of_the_pack_or_silence() -> None:
+    pack = sounds(20, 3, kinds=("speech", "noise"))
+    cutter, rng = Cutter(pack, numbers(pack)), np.random.default_rng(0)
+    noise = cutter.noise(5_000, rng)  # longer than there is: it goes round
+    whole = pack.waveform(1) / 32767.0
+    shift = int(np.abs(whole - noise[0]).argmin())
+    assert noise == pytest.approx(np.resize(np.roll(whole, -shift), 5_000), abs=1e-6)
+    pack = sounds(20)
+    assert (Cutter(pack, numbers(pack)).noise(100, rng) == 0).all()
+
+
+def test_the_loss_is_the_cosine_and_the_contrast_of_valid_frames() -> None:
     generator = torch.Generator().manual_seed(0)
-    waveform = torch.randn(16, 16_000) * 0.1
-    always = Augmentation(noise=1.0, room=1.0, tilt=1.0, telephone=1.0)
-    out = augment(waveform, torch.randn(16, 16_000), always, generator)
-    assert out.shape == waveform.shape
-    assert torch.isfinite(out).all()
-    assert out.abs().max() <= 1.0
-    nothing = Augmentation(gain_db=(0.0, 0.0), noise=0.0, room=0.0, tilt=0.0, telephone=0.0)
-    assert torch.allclose(augment(waveform, waveform, nothing, generator), waveform, atol=1e-4)
-
-
-def test_learning_rate_warms_up_and_follows_the_budget() -> None:
-    at = ((0, 0.0), (5, 0.0), (300, 0.0), (300, 0.5), (300, 1.0))
-    rates = [learning_rate(QUICK, step, share) for step, share in at]
-    assert rates[0] < rates[1] < rates[2] == pytest.approx(QUICK.learning_rate)
-    assert rates[4] == pytest.approx(QUICK.final_rate)
-    assert rates[3] == pytest.approx((QUICK.learning_rate + QUICK.final_rate) / 2)
-
-
-def test_training_learns_and_leaves_all_that_export_needs(work: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(work, run)
-    sampler = sampler_of(run)
-    scores = distil(sampler, run, torch.device("cpu"), QUICK)
-    lines = [json.loads(line) for line in (run / LOG_FILE).read_text().splitlines()]
-    assert lines[-1]["loss"] < lines[0]["loss"]
-    assert scores["held_out_cosine"] > lines[0]["held_out_cosine"]
-    stages.save_codebook(
-        stages.fit_own_codebook(stages.load_student(run), sampler.pack, torch.device("cpu")), run / stages.CODEBOOK_FILE
-    )
-    stages.export_work(run, Description("tiny", "1", "Apache-2.0", "nothing"), tmp_path / "tiny.onnx")
-    assert Tokenizer(tmp_path / "tiny.onnx").codebook.dim == SMALL.dim
-
-
-def test_a_killed_run_goes_on_where_it_was(work: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(work, run)
-    child = subprocess.Popen([sys.executable, "-c", _CHILD.format(run=str(run))])
-    deadline = time.monotonic() + 60
-    while not (run / CHECKPOINT_FILE).exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.7)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    at_kill = torch.load(run / CHECKPOINT_FILE, weights_only=True)
-    assert at_kill["step"] > 0
-    settings = replace(QUICK, minutes=at_kill["spent_s"] / 60 + 0.02)
-    distil(sampler_of(run), run, torch.device("cpu"), settings)
-    after = torch.load(run / CHECKPOINT_FILE, weights_only=True)
-    assert after["step"] > at_kill["step"]
-    # The budget counts what was spent before the kill: this run had little more than a second left.
-    assert after["spent_s"] < at_kill["spent_s"] + 10
-
-
-_CHILD = """
-import torch
-from pathlib import Path
-from tests.training.test_distil import QUICK, sampler_of
-from dataclasses import replace
-from model.training.distil import distil
-run = Path({run!r})
-distil(sampler_of(run), run, torch.device("cpu"), replace(QUICK, minutes=5.0))
-"""
-
-
-def test_features_resume_after_a_stop(work: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(work, run)
-    whole = np.array(np.memmap(run / teacher.FEATURES_FILE, np.float16, "r"))
-    (run / teacher.JOURNAL_FILE).write_text('{"windows": 0}')
-    partial = np.memmap(run / teacher.FEATURES_FILE, np.float16, "r+")
-    partial[len(partial) // 2 :] = 0
-    partial.flush()
-    teacher.store_features(random_teacher, data.read_pack(run), run, torch.device("cpu"))
-    assert (np.memmap(run / teacher.FEATURES_FILE, np.float16, "r") == whole).all()
-
-
-def test_a_teacher_that_is_not_the_published_one_is_refused(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({k: v.contiguous() for k, v in random_teacher().state_dict().items()}, tmp_path / "t.safetensors")
-    with pytest.raises(teacher.TeacherError, match="not the published encoder"):
-        teacher.load_teacher(str(tmp_path / "t.safetensors"))
-    with pytest.raises(teacher.TeacherError, match="no such file"):
-        teacher.load_teacher(str(tmp_path / "none.safetensors"))
-
-
-def test_names_of_the_publisher_are_understood() -> None:
-    own = random_teacher().state_dict()
-    names = {
-        "model.encoder.conv1.weight": "conv1.weight",
-        "model.encoder.embed_positions.weight": "positional_embedding",
-        "model.encoder.layers.3.self_attn.q_proj.bias": "blocks.3.attn.query.bias",
-        "model.encoder.layers.3.self_attn.out_proj.weight": "blocks.3.attn.out.weight",
-        "model.encoder.layers.3.self_attn_layer_norm.weight": "blocks.3.attn_ln.weight",
-        "model.encoder.layers.3.fc2.bias": "blocks.3.mlp.2.bias",
-        "model.encoder.layers.3.final_layer_norm.bias": "blocks.3.mlp_ln.bias",
-        "model.encoder.layer_norm.weight": "ln_post.weight",
-    }
-    renamed = teacher._own_names({name: torch.zeros(1) for name in names} | {"model.decoder.x": torch.zeros(1)})
-    assert set(renamed) == set(names.values())
-    assert set(names.values()) <= set(own)
+    target = torch.nn.functional.normalize(torch.randn(2, 6, 4, generator=generator), dim=-1)
+    embedding = torch.nn.functional.normalize(torch.randn(2, 6, 4, generator=generator), dim=-1)
+    valid = torch.tensor([[True] * 6, [True] * 3 + [False] * 3])
+    batch = Batch(torch.zeros(0), torch.zeros(0), target, valid)
+    settings = replace(DISTIL, neighbour_frames=1, contrast_frames=100, contrast=0.3)
+    loss, cosine = distil_loss(embedding, batch, settings, generator)
+    assert float(cosine) == pytest.approx(float((embedding * target).sum(-1)[valid].mean()), abs=1e-6)
+    place = torch.tensor([0, 1, 2, 3, 4, 5, 100, 101, 102])  # the rows are no neighbours
+    contrast = frame_contrast(embedding[valid], target[valid], place, settings.temperature, 1)
+    assert float(loss) == pytest.approx(1 - float(cosine) + 0.3 * float(contrast), rel=2e-2)  # half precision
+    perfect, one = distil_loss(target, batch, settings, generator)
+    assert float(one) == pytest.approx(1.0)
+    assert perfect < loss
 
 
 def test_the_command_says_what_is_missing_in_one_line(tmp_path: Path) -> None:

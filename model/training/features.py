@@ -1,0 +1,149 @@
+"""The teacher's features of packed recordings: windows of 30 s filled with several, stored frame by frame."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from model.audio import SAMPLE_RATE
+from model.encoder import FRAME_SAMPLES
+from model.training.data import Pack, write_atomically
+from model.training.teacher import WIDTH, WINDOW_FRAMES, WINDOW_S, Teacher
+
+GAP_FRAMES = 10  # 0.4 s of silence between two recordings of a window
+OVERLAP_FRAMES = 50  # 2 s, between the windows of one recording that is longer than a window
+FEATURES_FILE, LOWER_FILE, JOURNAL_FILE, WHITENING_FILE = "teacher.f16", "lower.f16", "teacher.json", "whitening.npz"
+BATCH = 4
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A stretch of a recording inside a window, all in frames; only [keep, keep + frames) of it is stored."""
+
+    window: int
+    at: int
+    recording: int
+    first: int
+    frames: int
+
+
+def place(frames: npt.NDArray[np.int64], order: npt.NDArray[np.int64]) -> list[Placement]:
+    """Pack recordings into windows, in `order`; one longer than a window is cut into overlapping stretches."""
+    placements: list[Placement] = []
+    window, at = 0, 0
+    for recording in order:
+        first, left = 0, int(frames[recording])
+        while left > 0:
+            size = min(left, WINDOW_FRAMES)
+            if at + size > WINDOW_FRAMES and at > 0:
+                window, at = window + 1, 0
+            placements.append(Placement(window, at, int(recording), first, size))
+            at += size + GAP_FRAMES
+            if left == size:
+                break
+            first += size - OVERLAP_FRAMES
+            left -= size - OVERLAP_FRAMES
+    return placements
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of every frame of a pack: `pooled` float16 [frames, 512], and `lower` float16 [frames, 2, 512] if asked for.
+
+    `lower` is what the blocks below the tuned ones give, two rows a frame.
+    """
+
+    pooled: npt.NDArray[np.float16]
+    lower: npt.NDArray[np.float16] | None
+
+
+def store_features(
+    load: Callable[[], Teacher], pack: Pack, work: Path, device: torch.device, *, lower: bool = False, seed: int = 0
+) -> Features:
+    """Features of every recording, in `work`; resumes where it stopped."""
+    placements = place(pack.frames, np.random.default_rng(seed).permutation(len(pack.entries)))
+    windows = placements[-1].window + 1
+    of_window: list[list[Placement]] = [[] for _ in range(windows)]
+    for placement in placements:
+        of_window[placement.window].append(placement)
+    journal = work / JOURNAL_FILE
+    state = json.loads(journal.read_text(encoding="utf-8")) if journal.exists() else {"windows": 0, "lower": lower}
+    done = state["windows"] if state.get("lower", False) or not lower else 0
+    keeps_lower = lower or (done > 0 and state.get("lower", False))
+    mode: Literal["r+", "w+"] = "r+" if done else "w+"
+    total = int(pack.frames.sum())
+    features = Features(
+        np.memmap(work / FEATURES_FILE, np.float16, mode, shape=(total, WIDTH)),
+        np.memmap(work / LOWER_FILE, np.float16, mode, shape=(total, 2, WIDTH)) if keeps_lower else None,
+    )
+    if done >= windows:
+        return features
+    teacher = load().to(device)  # not before it is needed: a resumed run may have no teacher at hand
+    for first in tqdm(
+        range(done, windows, BATCH), "teacher", math.ceil(windows / BATCH), initial=done // BATCH, unit="batch"
+    ):
+        batch = of_window[first : first + BATCH]
+        waveform = np.zeros((len(batch), WINDOW_S * SAMPLE_RATE), np.float32)
+        for row, stretches in enumerate(batch):
+            for p in stretches:
+                source = pack.waveform(p.recording)[p.first * FRAME_SAMPLES : (p.first + p.frames) * FRAME_SAMPLES]
+                waveform[row, p.at * FRAME_SAMPLES : p.at * FRAME_SAMPLES + len(source)] = source / 32767.0
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+            below = teacher.lower(torch.from_numpy(waveform).to(device))
+            above = teacher.upper(below).half().cpu().numpy()
+        rows = below.half().cpu().numpy().reshape(len(batch), WINDOW_FRAMES, 2, WIDTH)
+        for row, stretches in enumerate(batch):
+            for p in stretches:
+                skip = OVERLAP_FRAMES // 2 if p.first else 0  # each stretch keeps the inner half of an overlap
+                to = int(pack.start[p.recording]) + p.first
+                features.pooled[to + skip : to + p.frames] = above[row, p.at + skip : p.at + p.frames]
+                if features.lower is not None:
+                    features.lower[to + skip : to + p.frames] = rows[row, p.at + skip : p.at + p.frames]
+        if first // BATCH % 50 == 49 or first + BATCH >= windows:
+            for array in (features.pooled, features.lower):
+                if isinstance(array, np.memmap):
+                    array.flush()
+            state = {"windows": min(first + BATCH, windows), "lower": keeps_lower}
+            write_atomically(journal, json.dumps(state))
+    return features
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """x -> (x - mean) @ matrix: float32 mean [512], matrix [512, dim]."""
+
+    mean: npt.NDArray[np.float32]
+    matrix: npt.NDArray[np.float32]
+
+
+def fit_whitening(features: npt.NDArray[np.float16], dim: int, sample: int = 200_000, seed: int = 0) -> Whitening:
+    """PCA whitening of a sample of frames to `dim`; small eigenvalues are lifted by a thousandth of the largest."""
+    at = np.sort(np.random.default_rng(seed).choice(len(features), min(sample, len(features)), replace=False))
+    x = features[at].astype(np.float64)
+    mean = x.mean(0)
+    values, vectors = np.linalg.eigh(np.cov(x - mean, rowvar=False))
+    order = np.argsort(values)[::-1][:dim]
+    scale = 1.0 / np.sqrt(values[order] + 1e-3 * values.max())
+    return Whitening(mean.astype(np.float32), (vectors[:, order] * scale).astype(np.float32))
+
+
+def save_whitening(whitening: Whitening, work: Path) -> None:
+    """Beside the features."""
+    partial = work / ("partial-" + WHITENING_FILE)
+    np.savez(partial, mean=whitening.mean, matrix=whitening.matrix)
+    partial.replace(work / WHITENING_FILE)
+
+
+def load_whitening(work: Path) -> Whitening:
+    """As `save_whitening` left it."""
+    arrays = np.load(work / WHITENING_FILE)
+    return Whitening(arrays["mean"], arrays["matrix"])

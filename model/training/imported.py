@@ -1,0 +1,107 @@
+"""The way back from a tokenizer file to the student it was exported from: no checkpoint need be kept beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from onnx import numpy_helper
+from safetensors.torch import save_file
+
+from model import frontend
+from model.encoder import FRAME_SAMPLES, EncoderShape
+from model.tokenizer import Tokenizer, TokenizerError
+from model.training.student import Student
+
+TOLERANCE = 1e-3  # between the file's embeddings and the student's
+PROBE_FRAMES = 25
+
+Float32 = npt.NDArray[np.float32]
+
+
+class NotAdaptable(TokenizerError):
+    """A tokenizer that our export did not write: its encoder is not the student's."""
+
+    code = "tokenizer_not_adaptable"
+
+
+def student_from_onnx(path: Path) -> Student:
+    """The student whose weights the ONNX file holds, ready to embed.
+
+    Shape and tensors are read from the initialisers that `model.export` names; what comes out is tried on made sound
+    against the file itself. Raises TokenizerError where the file is no tokenizer, NotAdaptable where it is not one of
+    ours.
+    """
+    tokenizer = Tokenizer(path, threads=1)
+    graph = onnx.load(path).graph
+    arrays = {tensor.name: np.asarray(numpy_helper.to_array(tensor)) for tensor in graph.initializer}
+    shape = _shape(arrays, path)
+    student = Student(shape)
+    student.load_state_dict({name: torch.from_numpy(a) for name, a in _parameters(arrays, shape, path).items()})
+    student.eval()
+    basis = frontend.fourier_basis(frontend.WINDOW, frontend.FFT)
+    if arrays["fourier_basis"].size != basis.size or not np.allclose(arrays["fourier_basis"].ravel(), basis.ravel()):
+        raise _not_ours(path, "its front end is another one")
+    # Names and sizes can be right by chance: the numbers that come out cannot.
+    rng = np.random.default_rng(0)
+    samples = (0.1 * rng.standard_normal(PROBE_FRAMES * FRAME_SAMPLES)).astype(np.float32)
+    with torch.inference_mode():
+        ours = student(torch.from_numpy(samples[None]))[0].numpy()
+    theirs = tokenizer.embed(samples)
+    off = float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf")
+    if not off <= TOLERANCE:
+        raise _not_ours(path, f"its weights do not give its embeddings (off by {off:.2g})")
+    return student
+
+
+def save_student(student: Student, path: Path) -> None:
+    """As a stage leaves it (safetensors); an unfinished file never has that name."""
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in student.state_dict().items()}
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, {"shape": json.dumps(asdict(student.shape))})
+    partial.replace(path)
+
+
+def _shape(arrays: dict[str, npt.NDArray[np.generic]], path: Path) -> EncoderShape:
+    def sides(name: str, rank: int) -> tuple[int, ...]:
+        if name not in arrays or arrays[name].ndim != rank:
+            found = list(arrays[name].shape) if name in arrays else "nothing"
+            raise _not_ours(path, f"{name} should have {rank} axes, found {found}")
+        return arrays[name].shape
+
+    blocks = 0
+    while f"blocks.{blocks}.scale" in arrays:
+        blocks += 1
+    width, hidden = sides("blocks.0.expand.weight", 2)
+    kernel = sides("blocks.0.depthwise.weight", 4)[3]
+    dim = sides("head.weight", 2)[1]
+    sides("fourier_basis", 4)
+    if kernel % 2 == 0:
+        raise _not_ours(path, f"its kernel of {kernel} frames is not odd")
+    return EncoderShape(width, hidden, blocks, kernel, dim)
+
+
+def _parameters(arrays: dict[str, npt.NDArray[np.generic]], shape: EncoderShape, path: Path) -> dict[str, Float32]:
+    """The student's tensors: convolutions lose the axis that the graph gave them, linear layers are turned back."""
+    out: dict[str, Float32] = {}
+    for name, sides in shape.parameters():
+        array = arrays.get(name)
+        if array is not None and array.dtype == np.float32:
+            if len(sides) == 3 and array.ndim == 4 and array.shape[2] == 1:
+                array = array[:, :, 0]
+            elif len(sides) == 2 and array.ndim == 2:
+                array = array.T
+        if array is None or array.dtype != np.float32 or array.shape != sides:
+            found = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
+            raise _not_ours(path, f"{name} should be float32 {list(sides)}, found {found}")
+        out[name] = np.array(array, np.float32)  # a copy that may be written to
+    return out
+
+
+def _not_ours(path: Path, reason: str) -> NotAdaptable:
+    return NotAdaptable(f"{path} was not written by `sayagain export`, and only such tokenizers can adapt: {reason}")

@@ -1,0 +1,343 @@
+"""From a folder of sound to a tokenizer: pack, teacher, tuning, targets, stages, codebook; each can be resumed."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.codebook import Codebook, fit_codebook
+from model.encoder import FRAME_SECONDS
+from model.export import Description, export
+from model.training import data, features, mining, stages, targets, teacher, tuning
+from model.training.distil import Cutter, Sampler
+from model.training.features import Features, Whitening
+from model.training.lowrank import TunedTeacher, load_tuned
+from model.training.pairs import WordSampler
+from model.training.student import Student
+from model.training.words import Groups, LabelSampler, Word, read_words
+from model.tuned import DEFAULT_TUNED
+
+CODEBOOK_FILE, CARD_FILE, DONE_FILE, ISOLATED_FOLDER = "codebook.npz", "card.json", "done.json", "isolated"
+TUNED_PART_FILE = "accurate.safetensors"
+TUNED_PART = Description(
+    "accurate", "1", "Apache-2.0; the encoder it is put on: MIT", "OpenAI Whisper base, tuned; see the model card"
+)
+CODEBOOK_SIZE = 1_024
+CODEBOOK_FRAMES = 150_000
+NOISE_SHARE = 0.05  # of the frames that the codebook is fitted to
+
+
+class TrainingError(Exception):
+    """A stage lacks what the one before should have left."""
+
+    code = "training_failed"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Where the sound lies: a folder, and a manifest with its splits, or none for every file in the folder.
+
+    `words` has word times (see `words.read_words`), `excluded` words that never serve as pairs.
+    """
+
+    folder: Path
+    manifest: Path | None
+    splits: tuple[str, ...] = ("train", "noise")
+    words: Path | None = None
+    excluded: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained: the teacher's tuning, a tuned part that is there already, or neither; then the stages."""
+
+    stages: tuple[stages.Stage, ...]
+    tuning: tuning.TuningSettings | None = None
+    tuned: Path | None = None
+
+
+def plan(minutes: float, words: bool, tune_minutes: float, tuned: Path | None, rounds: int) -> Plan:
+    """The usual plan: most of the budget distils, the rest is for words, or for rounds of pairs found by their sound.
+
+    Without a tuned part the one that ships serves, where there is one.
+    """
+    if tuned is None and not tune_minutes and DEFAULT_TUNED.exists():
+        tuned = DEFAULT_TUNED
+    tuning_settings = tuning.TuningSettings(minutes=tune_minutes) if tune_minutes else None
+    words_stage = stages.Stage(learning_rate=3e-4, rows=20, words=1.0, codes=0.3)
+    if words:
+        following = [
+            replace(words_stage, name="stage-1", minutes=0.2 * minutes),
+            replace(words_stage, name="stage-2", minutes=0.2 * minutes, ctc=True, framewise=True),
+        ]
+    else:
+        each = 0.4 * minutes / rounds if rounds else 0.0
+        following = [replace(words_stage, name=f"round-{i + 1}", minutes=each) for i in range(rounds)]
+    distil = stages.Stage(name="distil", minutes=minutes - sum(stage.minutes for stage in following))
+    return Plan((distil, *following), tuning_settings, tuned)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What all stages share; `groups` is None where there are no words."""
+
+    pack: data.Pack
+    features: Features
+    whitening: Whitening
+    groups: Groups | None
+    timed: frozenset[str]  # languages with word times
+
+
+def prepare(
+    corpus: Corpus, teacher_source: str, work: Path, dim: int, lower: bool, device: torch.device, workers: int
+) -> Prepared:
+    """Pack the corpus, store the teacher's features and find the words, unless `work` has them already.
+
+    Raises CorpusError where too little of the corpus can be decoded, TeacherError where the teacher is amiss.
+    """
+    if (work / data.TABLE_FILE).exists():
+        pack = data.read_pack(work)
+    else:
+        found = (
+            data.scan_folder(corpus.folder)
+            if corpus.manifest is None
+            else data.read_manifest(corpus.manifest, corpus.splits)
+        )
+        pack = data.write_pack(found, corpus.folder, work, workers)
+    stored = features.store_features(lambda: teacher.load_teacher(teacher_source), pack, work, device, lower=lower)
+    if not (work / features.WHITENING_FILE).exists():
+        features.save_whitening(features.fit_whitening(stored.pooled, dim), work)
+    whitening = features.load_whitening(work)
+    if corpus.words is None:
+        return Prepared(pack, stored, whitening, None, frozenset())
+    timed_words = read_words(corpus.words, pack, corpus.excluded)
+    timed = frozenset(_languages_of_many(timed_words))
+    mined = [] if corpus.manifest is None else _mined(corpus, pack, stored, whitening, timed)
+    return Prepared(pack, stored, whitening, Groups(list(dict.fromkeys(timed_words + mined))), timed)
+
+
+def _languages_of_many(words: list[Word], speakers: int = 3) -> set[str]:
+    """Languages whose words several speakers say: one speaker alone gives no pairs."""
+    of: dict[str, set[str]] = {}
+    for word in words:
+        of.setdefault(word.label.split("/")[0], set()).add(word.speaker)
+    return {language for language, heard in of.items() if len(heard) >= speakers}
+
+
+def _mined(
+    corpus: Corpus, pack: data.Pack, stored: Features, whitening: Whitening, timed: frozenset[str]
+) -> list[Word]:
+    """Words of the other languages, found where transcripts say that two recordings share one."""
+    assert corpus.manifest is not None
+    texts = {
+        recording: text
+        for recording, text in mining.read_texts(corpus.manifest, pack).items()
+        if pack.entries[recording].language not in timed
+    }
+
+    @lru_cache(512)
+    def embed(recording: int) -> npt.NDArray[np.float32]:
+        start, frames = int(pack.start[recording]), int(pack.frames[recording])
+        x = (stored.pooled[start : start + frames].astype(np.float32) - whitening.mean) @ whitening.matrix
+        return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6), np.float32)
+
+    return mining.from_texts(pack, texts, embed, excluded=corpus.excluded)
+
+
+def tune_teacher(
+    prepared: Prepared, teacher_source: str, settings: tuning.TuningSettings, work: Path, device: torch.device
+) -> Path:
+    """The tuned part of the teacher, learned unless it is in `work` already."""
+    out = work / tuning.TUNED_FILE
+    if (work / tuning.DONE_FILE).exists():
+        return out
+    if prepared.groups is None or not prepared.groups.labels or prepared.features.lower is None:
+        raise TrainingError("tuning the teacher needs words that several speakers say, and the lower features")
+    groups = prepared.groups
+    words = sorted(
+        {word for label in groups.labels for word in groups.of[label]} | set(groups.held_out),
+        key=lambda word: (word.recording, word.first, word.label),
+    )
+    words += tuning.random_cuts(prepared.pack, settings.cuts, settings.seed)
+    alone = work / ISOLATED_FOLDER
+    alone.mkdir(exist_ok=True)
+    cuts = features.store_features(
+        lambda: teacher.load_teacher(teacher_source),
+        tuning.isolated_pack(prepared.pack, words, settings.augmentation), alone, device, lower=True,
+    )  # fmt: skip
+    assert cuts.lower is not None
+    views = tuning.Views(prepared.pack, prepared.features.lower, words, cuts.lower)
+    tuned = TunedTeacher(teacher.load_teacher(teacher_source), prepared.whitening, settings.rank).to(device)
+    sampler = LabelSampler(groups, prepared.timed, settings.hard, settings.other_languages)
+    tuning.tune(tuned, views, groups, sampler, prepared.whitening, prepared.features.pooled, work, device, settings)
+    return out
+
+
+def make_targets(
+    prepared: Prepared, teacher_source: str, tuned: Path | None, work: Path, device: torch.device
+) -> npt.NDArray[np.float16]:
+    """The targets in `work`, made unless they are there."""
+    path = work / targets.TARGETS_FILE
+    if path.exists():
+        return np.memmap(path, np.float16, "r").reshape(len(prepared.features.pooled), -1)
+    if tuned is None:
+        return targets.whitened(prepared.features.pooled, prepared.whitening, path)
+    if prepared.features.lower is None:
+        raise TrainingError("a tuned teacher needs the lower features")
+    tuned_teacher = load_tuned(teacher.load_teacher(teacher_source), tuned).to(device)
+    return targets.tuned(prepared.features.lower, prepared.pack, tuned_teacher, path, device)
+
+
+def write_tuned_part(tuned: Path, target: npt.NDArray[np.float16], description: Description, out: Path) -> None:
+    """The tuned part with a codebook of its own: what `sayagain tokenizer build accurate` needs beside the weights."""
+    rng = np.random.default_rng(0)
+    sample = np.sort(rng.choice(len(target), min(CODEBOOK_FRAMES, len(target)), replace=False))
+    embeddings = target[sample].astype(np.float32)
+    embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-6)
+    codebook = fit_codebook(embeddings, min(CODEBOOK_SIZE, len(embeddings) // 4), parts=0)
+    tensors = load_file(tuned)
+    tensors["codebook"] = torch.from_numpy(codebook.centroids)
+    partial = out.with_suffix(".partial")
+    save_file(tensors, partial, vars(description))
+    partial.replace(out)
+
+
+@torch.inference_mode()
+def embed(student: Student, pack: data.Pack, recordings: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+    """Embeddings of whole recordings one after another: float32 [frames, dim]."""
+    parts = []
+    for recording in recordings:
+        waveform = torch.from_numpy(pack.waveform(int(recording)).astype(np.float32) / 32767.0)
+        parts.append(student(waveform[None].to(device))[0].cpu())
+    return torch.cat(parts)
+
+
+def fit_own_codebook(student: Student, pack: data.Pack, device: torch.device, seed: int = 0) -> Codebook:
+    """The tokenizer's own codebook: recordings of all languages with their pauses, and noise."""
+    rng = np.random.default_rng(seed)
+
+    def some(kind: str, frames: int) -> npt.NDArray[np.int64]:
+        order = rng.permutation(pack.recordings(kind))
+        enough = int(np.searchsorted(np.cumsum(pack.frames[order]), frames)) + 1
+        return order[:enough]
+
+    noise = round(CODEBOOK_FRAMES * NOISE_SHARE)
+    parts = [embed(student, pack, some("speech", CODEBOOK_FRAMES - noise), device).numpy()]
+    if len(pack.recordings("noise")):
+        parts.append(embed(student, pack, some("noise", noise), device).numpy())
+    embeddings = np.concatenate(parts)
+    return fit_codebook(embeddings, min(CODEBOOK_SIZE, len(embeddings) // 4), seed=seed)
+
+
+def save_codebook(codebook: Codebook, path: Path) -> None:
+    """As arrays `centroids` and, if there is one, `pq`."""
+    if codebook.pq is None:
+        np.savez(path, centroids=codebook.centroids)
+    else:
+        np.savez(path, centroids=codebook.centroids, pq=codebook.pq)
+
+
+def load_codebook(path: Path) -> Codebook:
+    """As `save_codebook` left it."""
+    arrays = np.load(path)
+    return Codebook(arrays["centroids"], arrays.get("pq"))
+
+
+def export_work(work: Path, description: Description, out: Path) -> None:
+    """The trained tokenizer in `work` as one ONNX file. Raises TrainingError where training has not got there."""
+    for name in (stages.WEIGHTS_FILE, CODEBOOK_FILE):
+        if not (work / name).exists():
+            raise TrainingError(f"{work} has no {name}: train first")
+    export(work / stages.WEIGHTS_FILE, load_codebook(work / CODEBOOK_FILE), description, out)
+
+
+def train(
+    corpus: Corpus, teacher_source: str, work: Path, plan: Plan, device: torch.device, workers: int,
+    start: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The whole plan; what is in `work` already is not done again. Returns the figures that `card.json` keeps.
+
+    `start` has a student's weights to begin with.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    first = plan.stages[0]
+    needs_lower = plan.tuning is not None or plan.tuned is not None
+    prepared = prepare(corpus, teacher_source, work, first.shape.dim, needs_lower, device, workers)
+    tuned = plan.tuned
+    if plan.tuning is not None:
+        tuned = tune_teacher(prepared, teacher_source, plan.tuning, work, device)
+    target = make_targets(prepared, teacher_source, tuned, work, device)
+    if plan.tuning is not None and tuned is not None and not (work / TUNED_PART_FILE).exists():
+        write_tuned_part(tuned, target, TUNED_PART, work / TUNED_PART_FILE)
+    scores: dict[str, float] = {}
+    weights = start
+    for stage in plan.stages:
+        done = work / stage.name / DONE_FILE
+        if stage.words and corpus.words is None and not done.exists():
+            assert weights is not None
+            prepared = replace(prepared, groups=found_by_sound(stages.load_student(weights), prepared.pack, device))
+        scores = run_stage(stage, prepared, target, work / stage.name, device, weights)
+        weights = work / stage.name / stages.WEIGHTS_FILE
+    assert weights is not None
+    (work / stages.WEIGHTS_FILE).write_bytes(weights.read_bytes())
+    student = stages.load_student(work / stages.WEIGHTS_FILE).to(device)
+    save_codebook(fit_own_codebook(student, prepared.pack, device), work / CODEBOOK_FILE)
+    card: dict[str, Any] = {
+        "hours": round(float(prepared.pack.frames.sum()) * FRAME_SECONDS / 3600, 2),
+        "recordings": len(prepared.pack.entries),
+        "parameters": first.shape.parameter_count,
+        "wall_s": round(time.monotonic() - started, 1),
+        "device": device.type,
+        "tuning": None if plan.tuning is None else asdict(plan.tuning),
+        "stages": [asdict(stage) for stage in plan.stages],
+        **scores,
+    }
+    (work / CARD_FILE).write_text(json.dumps(card, indent=1), encoding="utf-8")
+    return card
+
+
+def found_by_sound(
+    student: Student, pack: data.Pack, device: torch.device, hours: float = 2.0, seed: int = 0
+) -> Groups:
+    """Pairs that the student finds in some hours of the pack's own speech, all of them to learn from."""
+    order = np.random.default_rng(seed).permutation(pack.recordings("speech"))
+    enough = int(np.searchsorted(np.cumsum(pack.frames[order]) * FRAME_SECONDS, hours * 3600)) + 1
+    recordings = order[:enough]
+    embeddings = [
+        embed(student.to(device), pack, recordings[i : i + 1], device).numpy() for i in range(len(recordings))
+    ]
+    return Groups(mining.by_sound(pack, recordings, embeddings, seed=seed), held_labels=0.0, held_speakers=0.0)
+
+
+def run_stage(
+    stage: stages.Stage, prepared: Prepared, target: npt.NDArray[np.float16], work: Path, device: torch.device,
+    start: Path | None,
+) -> dict[str, float]:  # fmt: skip
+    """One stage on what was prepared, unless `work` says that it is done.
+
+    Raises TrainingError where it needs words and there are none.
+    """
+    if (work / DONE_FILE).exists():
+        done: dict[str, float] = json.loads((work / DONE_FILE).read_text(encoding="utf-8"))
+        if done["minutes"] >= stage.minutes:  # otherwise the budget has been raised, and it goes on
+            return done
+    sampler = Sampler(prepared.pack, target, stage.distillation)
+    words = None
+    if stage.words:
+        if prepared.groups is None or not prepared.groups.labels:
+            raise TrainingError(f"the stage {stage.name} needs words that several speakers say")
+        words = WordSampler(Cutter(prepared.pack, target), prepared.groups, prepared.timed, stage.pairs)
+    scores = stages.run(stage, sampler, words, work, device, start) | {"minutes": stage.minutes}
+    data.write_atomically(work / DONE_FILE, json.dumps(scores))
+    return scores

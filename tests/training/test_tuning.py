@@ -1,0 +1,253 @@
+"""The tuned teacher: where it starts, its file, its mask, the cuts it is tuned on, and a short tuning."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from model.training import targets, tuning
+from model.training.augment import Augmentation
+from model.training.data import Entry, Pack
+from model.training.features import Whitening, fit_whitening
+from model.training.lowrank import LowRankLinear, TunedTeacher, load_tuned, save_tuned
+from model.training.teacher import WIDTH
+from model.training.tuning import TuningSettings, View, Views, isolated_pack, measure, padded, random_cuts, tune
+from model.training.words import Groups, LabelSampler, Word
+from tests.training.corpus import random_teacher
+
+pytestmark = pytest.mark.training
+
+CPU = torch.device("cpu")
+DIM, RANK = 8, 2
+CLEAN = Augmentation(gain_db=(0.0, 0.0), noise=0.0, room=0.0, tilt=0.0, telephone=0.0, companding=0.0)
+
+
+def some_rows(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def some_whitening() -> Whitening:
+    with torch.inference_mode():
+        pooled = random_teacher().upper(some_rows(1, 800, seed=9))[0]
+    return fit_whitening(pooled.half().numpy(), DIM)
+
+
+def untuned() -> TunedTeacher:
+    torch.manual_seed(1)
+    return TunedTeacher(random_teacher(), some_whitening(), RANK).eval()
+
+
+@torch.no_grad()
+def changed(tuned: TunedTeacher) -> TunedTeacher:
+    """As if it had learned something."""
+    generator = torch.Generator().manual_seed(4)
+    for parameter in tuned.trained().values():
+        parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return tuned
+
+
+def test_it_starts_as_the_whitened_teacher() -> None:
+    rows, whitening = some_rows(3, 40), some_whitening()
+    with torch.inference_mode():
+        pooled = random_teacher().upper(rows)
+        expected = normalize((pooled - torch.from_numpy(whitening.mean)) @ torch.from_numpy(whitening.matrix), dim=-1)
+        found = untuned().embed(rows)
+    assert found.shape == (3, 20, DIM)
+    assert torch.allclose(found, expected, atol=1e-4)
+    with torch.inference_mode():
+        assert not torch.allclose(changed(untuned()).embed(rows), expected, atol=0.05)
+
+
+def test_only_the_small_part_is_trained() -> None:
+    tuned = untuned()
+    names = {name.rsplit(".", 1)[1] for name in tuned.trained() if name.startswith("teacher.blocks")}
+    assert names == {"a", "b"}
+    assert {int(name.split(".")[2]) for name in tuned.trained() if name.startswith("teacher.blocks")} == {4, 5}
+    others = {name for name in tuned.trained() if not name.startswith("teacher.blocks")}
+    assert others == {"mix", "teacher.ln_post.weight", "teacher.ln_post.bias"}
+    layer = next(m for m in tuned.modules() if isinstance(m, LowRankLinear))
+    with torch.no_grad():
+        layer.b.copy_(torch.randn(layer.b.shape))
+        x = torch.randn(4, WIDTH)
+        assert torch.allclose(layer(x), layer.base(x) + (x @ layer.a.T) @ layer.b.T, atol=1e-3)
+
+
+def test_its_file_holds_all_that_was_learned(tmp_path: Path) -> None:
+    tuned, rows = changed(untuned()), some_rows(2, 30)
+    save_tuned(tuned, tmp_path / "tuned.safetensors", {"settings": "{}"})
+    loaded = load_tuned(random_teacher(), tmp_path / "tuned.safetensors")
+    with torch.inference_mode():
+        expected, found = tuned.embed(rows), loaded.embed(rows)
+        assert (found * expected).sum(-1).min() > 0.9999  # the file is in half precision
+        assert (untuned().embed(rows) * expected).sum(-1).min() < 0.99
+    # What was loaded can be saved again, and is the same.
+    save_tuned(loaded, tmp_path / "again.safetensors", {"settings": "{}"})
+    with torch.inference_mode():
+        again = load_tuned(random_teacher(), tmp_path / "again.safetensors").embed(rows)
+        assert torch.allclose(again, found, atol=1e-5)
+
+
+def test_padding_changes_nothing() -> None:
+    tuned = changed(untuned())
+    views = [View(some_rows(2 * n, seed=n).half().numpy(), 0, n) for n in (5, 20, 11)]
+    rows, lengths = padded(views, CPU)
+    assert rows.shape == (3, 40, WIDTH)
+    assert lengths.tolist() == [10, 40, 22]
+    spoiled = rows.clone()
+    spoiled[0, 10:], spoiled[2, 22:] = 100.0, -3.0
+    with torch.inference_mode():
+        together, other = tuned.embed(rows, lengths), tuned.embed(spoiled, lengths)
+        for i, view in enumerate(views):
+            alone = tuned.embed(torch.from_numpy(view.rows).float()[None])[0]
+            assert torch.allclose(together[i, : view.frames], alone, atol=1e-4)
+            assert torch.allclose(other[i, : view.frames], alone, atol=1e-4)
+        # Without the mask it would.
+        assert not torch.allclose(tuned.embed(spoiled)[0, :5], together[0, :5], atol=0.05)
+
+
+def small_pack() -> Pack:
+    rng = np.random.default_rng(0)
+    frames = np.array([90, 80, 100, 70], np.int64)
+    samples = (rng.standard_normal(int(frames.sum()) * 640) * 2_000).astype(np.int16)
+    samples[: 45 * 640] //= 100  # the first half of the first recording is a pause
+    entries = [Entry(f"{i}.wav", "en", f"s{i}", "speech") for i in range(3)] + [Entry("n.wav", "", "", "noise")]
+    return Pack(samples, np.concatenate([[0], np.cumsum(frames)[:-1]]), frames, entries)
+
+
+def test_a_cut_is_its_stretch_of_the_recording() -> None:
+    pack = small_pack()
+    words = [Word(2, 10, 8, "en/one", "s2"), Word(0, 50, 12, "en/two", "s0")]
+    cut = isolated_pack(pack, words, CLEAN)
+    assert cut.frames.tolist() == [8, 12]
+    assert cut.start.tolist() == [0, 8]
+    for i, word in enumerate(words):
+        there = pack.waveform(word.recording)[word.first * 640 : (word.first + word.frames) * 640]
+        assert np.abs(cut.waveform(i).astype(int) - there).max() <= 2
+    noisy = isolated_pack(pack, words, replace(CLEAN, noise=1.0))
+    assert np.abs(noisy.samples.astype(int) - cut.samples).mean() > 50
+    assert (isolated_pack(pack, words, replace(CLEAN, noise=1.0)).samples == noisy.samples).all()
+
+
+def test_random_cuts_are_of_speech_and_each_alone() -> None:
+    cuts = random_cuts(small_pack(), 50)
+    assert len(cuts) == 50
+    assert len({cut.label for cut in cuts}) == 50
+    assert {cut.recording for cut in cuts} == {0, 1, 2}
+    low, high = tuning.CUT_FRAMES
+    for cut in cuts:
+        assert low <= cut.frames < high
+        assert 0 <= cut.first <= small_pack().frames[cut.recording] - cut.frames
+        # A quiet stretch is none; a short end of the sound next to it is heard.
+        assert cut.recording > 0 or cut.first + cut.frames > 45
+
+
+def test_views_hold_the_rows_of_their_word() -> None:
+    pack = small_pack()
+    lower = np.zeros((340, 2, WIDTH), np.float16)
+    lower[:, 0, 0], lower[:, 1, 0] = np.arange(340), np.arange(340)
+    words = [Word(1, 3, 8, "en/one", "s1"), Word(2, 95, 5, "en/two", "s2")]
+    isolated = np.zeros((13, 2, WIDTH), np.float16)
+    isolated[:, :, 0] = np.arange(13)[:, None]
+    views = Views(pack, lower, words, isolated)
+    for word in words:
+        for around in (0, 5):
+            view = views.in_sentence(word, around)
+            number = view.rows[::2, 0].astype(int) - int(pack.start[word.recording])
+            assert (number[view.at : view.at + view.frames] == np.arange(word.first, word.first + word.frames)).all()
+            last = min(int(pack.frames[word.recording]), word.first + word.frames + around)
+            assert number.tolist() == list(range(max(0, word.first - around), last))
+    assert [views.isolated(word).rows[::2, 0].astype(int).tolist() for word in words] == [
+        list(range(8)),
+        list(range(8, 13)),
+    ]
+
+
+def spoken(labels: int = 8, speakers: int = 3) -> tuple[Pack, np.ndarray, list[Word]]:
+    """Recordings by speaker, and lower features in which each word is the same rows plus the speaker's own."""
+    size, gap = 8, 3
+    frames = np.full(speakers, labels * (size + gap), np.int64)
+    lower = 0.3 * some_rows(int(frames.sum()), 2, seed=5)
+    voice = 0.7 * some_rows(speakers, seed=6)
+    of_label = some_rows(labels, size, 2, seed=7)
+    words = []
+    for speaker in range(speakers):
+        for i, label in enumerate(np.random.default_rng(speaker).permutation(labels)):
+            first = i * (size + gap)
+            at = int(frames[0]) * speaker + first
+            lower[at : at + size] += of_label[int(label)] + voice[speaker]
+            words.append(Word(speaker, first, size, f"en/word{label}", f"s{speaker}"))
+    entries = [Entry(f"{i}.wav", "en", f"s{i}", "speech") for i in range(speakers)]
+    start = np.arange(speakers) * frames[0]
+    return Pack(np.zeros(int(frames.sum()) * 640, np.int16), start, frames, entries), lower.half().numpy(), words
+
+
+QUICK = TuningSettings(
+    minutes=0.04, rank=RANK, labels=4, same=2, running=2, running_frames=20, around_frames=4, learning_rate=3e-3,
+    warmup_steps=2, evaluate_s=0.8, patience=50, average=0.5,
+)  # fmt: skip
+
+
+def tuned_in(work: Path, settings: TuningSettings, held_labels: float) -> tuple[TunedTeacher, dict[str, float], Views]:
+    pack, lower, words = spoken()
+    groups = Groups(words, held_labels=held_labels, held_speakers=0.0)
+    isolated = np.concatenate(
+        [lower[(at := int(pack.start[w.recording]) + w.first) : at + w.frames] for w in words]
+    )  # as heard in the sentence: enough for a run
+    views = Views(pack, lower, words, isolated)
+    tuned = untuned()
+    with torch.inference_mode():
+        raw = random_teacher().upper(torch.from_numpy(lower).float().reshape(1, -1, WIDTH))[0].half().numpy()
+    sampler = LabelSampler(groups, frozenset({"en"}), settings.hard, settings.other_languages)
+    best = tune(tuned, views, groups, sampler, some_whitening(), raw, work, CPU, settings)
+    return tuned, best, views
+
+
+def test_a_short_tuning_keeps_the_best_state_and_writes_its_log(tmp_path: Path) -> None:
+    tuned, best, views = tuned_in(tmp_path, QUICK, held_labels=0.25)
+    lines = [json.loads(line) for line in (tmp_path / tuning.LOG_FILE).read_text().splitlines()]
+    assert len(lines) >= 2
+    assert lines[0]["step"] == 0
+    assert lines[-1]["step"] > 0
+    for line in lines:
+        assert {"step", "spent_s", "contrast", "kept", "sentence_ap", "isolated_ap"} == set(line)
+        assert all(np.isfinite(value) for value in line.values())
+        assert 0 <= line["sentence_ap"] <= 1
+    assert best["sum"] == pytest.approx(max(line["sentence_ap"] + line["isolated_ap"] for line in lines), abs=1e-3)
+    assert json.loads((tmp_path / tuning.DONE_FILE).read_text()) == best
+    # The file has the state that was measured as the best.
+    groups = Groups(list(views.number), held_labels=0.25, held_speakers=0.0)
+    order = np.random.default_rng(0).permutation(len(groups.held_out))
+    held = [groups.held_out[int(i)] for i in order]
+    loaded = load_tuned(random_teacher(), tmp_path / tuning.TUNED_FILE)
+    scores = measure(loaded, views, held, 20, CPU)
+    assert scores["sentence_ap"] == pytest.approx(best["sentence_ap"], abs=0.05)
+    # All that may learn has learned, and nothing else has moved.
+    fresh = untuned()
+    for (name, now), (_, then) in zip(tuned.named_parameters(), fresh.named_parameters(), strict=True):
+        assert torch.equal(now, then) != now.requires_grad, name
+
+
+def test_without_held_out_words_the_last_state_is_kept(tmp_path: Path) -> None:
+    _, best, _ = tuned_in(tmp_path, replace(QUICK, minutes=0.02, evaluate_s=0.4, patience=1), held_labels=0.0)
+    lines = [json.loads(line) for line in (tmp_path / tuning.LOG_FILE).read_text().splitlines()]
+    assert best["step"] == lines[-1]["step"] > 0
+
+
+def test_targets_of_a_tuned_teacher_do_not_depend_on_what_they_are_batched_with(tmp_path: Path) -> None:
+    tuned = changed(untuned())
+    frames = np.array([30, 620, 5, 100], np.int64)  # the second is cut at 20 s
+    pack = Pack(np.zeros(0, np.int16), np.concatenate([[0], np.cumsum(frames)[:-1]]), frames, [])
+    lower = some_rows(int(frames.sum()), 2, seed=2).half().numpy()
+    made = targets.tuned(lower, pack, tuned, tmp_path / "targets.f16", CPU)
+    assert made.shape == (755, DIM)
+    stretches = [(0, 30), (30, 500), (530, 120), (650, 5), (655, 100)]
+    with torch.inference_mode():
+        for at, count in stretches:
+            rows = torch.from_numpy(lower[at : at + count].reshape(1, -1, WIDTH)).float()
+            expected = tuned.embed(rows)[0].numpy()
+            assert ((made[at : at + count].astype(np.float32) * expected).sum(1) > 0.98).all()
+    assert not list(tmp_path.glob("*.partial"))
