@@ -5,27 +5,23 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 3 done with some files failed (listed
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from model.tokenizer import Tokenizer
-from service import output
-from service.errors import CLIP_ERRORS, EXIT_FAILED, EXIT_PARTLY, INTERNAL, code_of, message_of
+from service import learning, output, registry, tokenizers
+from service.console import JsonOption, failing, print_line, stderr
+from service.errors import CLIP_ERRORS, EXIT_FAILED, EXIT_PARTLY, code_of, message_of
 from service.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-stderr = Console(stderr=True, highlight=False)
+app.add_typer(tokenizers.app, name="tokenizer")
+app.command()(learning.train)
+app.command()(learning.export)
 
 ArchiveOption = Annotated[str, typer.Option("--archive", "-a", help="name of the archive")]
-JsonOption = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 
 
 class CodebookKind(StrEnum):
@@ -33,26 +29,6 @@ class CodebookKind(StrEnum):
 
     ARCHIVE = "archive"
     TOKENIZER = "tokenizer"
-
-
-@contextmanager
-def _failing() -> Iterator[None]:
-    """One clear line and exit code 1 for every error that is not a fault of ours."""
-    from indexer import database
-
-    try:
-        yield
-    except (typer.Exit, typer.Abort):
-        raise
-    except KeyboardInterrupt:
-        stderr.print("sayagain: interrupted", markup=False)
-        raise typer.Exit(EXIT_FAILED) from None
-    except Exception as raw:
-        error = database.translate(raw)
-        if code_of(error) == INTERNAL:
-            raise
-        stderr.print(f"sayagain: {code_of(error)}: {message_of(error)}", markup=False, soft_wrap=True)
-        raise typer.Exit(EXIT_FAILED) from None
 
 
 @app.command()
@@ -65,19 +41,26 @@ def index(
     codes: Annotated[
         bool, typer.Option(help="store eight bytes a frame as well, for a slightly better order of hits")
     ] = False,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="fast, a name that `sayagain tokenizer list` shows, or an ONNX file")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="worker processes")] = 2,
     as_json: JsonOption = False,
 ) -> None:
     """Index recordings: new and changed ones are tokenized and stored, the rest is skipped."""
     from indexer import database, pipeline
 
-    with _failing():
+    with failing():
         settings = Settings()
         engine = database.open_engine(settings.home_path, settings.url)
         database.migrate(engine)
+        file = settings.tokenizer
+        if tokenizer is not None:
+            wanted = registry.resolve(settings.home_path, tokenizer, settings.tokenizer)
+            file = registry.keep(settings.home_path, wanted, settings.tokenizer)
         with output.IndexProgress(stderr) as progress:
             report = pipeline.index_archive(
-                engine, paths, archive, settings.tokenizer,
+                engine, paths, archive, file,
                 workers=workers, codebook=codebook.value if codebook else None, codes=codes,
                 device=settings.device, progress=progress,
             )  # fmt: skip
@@ -107,13 +90,13 @@ def search(
     from service.views import search_out
 
     failed = 0
-    with _failing():
+    with failing():
         backend = Backend.open(Settings())
         for clip in clips:
             try:
                 heard = read_clip(clip, backend.settings.max_query_s, start, end)
                 found = backend.search.search(Request([heard], archive, limit, min_score, exact))
-                answer = search_out(found, backend.search.tokenizer.info.name)
+                answer = search_out(found)
             except CLIP_ERRORS as error:
                 failed += 1
                 stderr.print(f"sayagain: {clip}: {code_of(error)}: {message_of(error)}", markup=False, soft_wrap=True)
@@ -136,7 +119,7 @@ def archives(as_json: JsonOption = False) -> None:
     from service.schemas import ArchivesOut
     from service.views import archive_out
 
-    with _failing():
+    with failing():
         engine = open_database(Settings())
         with database.connect(engine) as connection:
             listed = ArchivesOut(archives=[archive_out(a) for a in store.list_archives(connection)])
@@ -155,7 +138,7 @@ def delete(
     from indexer import database, store
     from service.deps import open_database
 
-    with _failing():
+    with failing():
         engine = open_database(Settings())
         with database.connect(engine) as connection, connection.begin():
             if recording is None:
@@ -175,7 +158,7 @@ def serve(
 
     from service.app import create_app
 
-    with _failing():
+    with failing():
         uvicorn.run(create_app(Settings()), host=host, port=port, log_level="info")
 
 
@@ -184,51 +167,10 @@ def migrate() -> None:
     """Bring the database's schema up to date."""
     from indexer import database
 
-    with _failing():
+    with failing():
         settings = Settings()
         database.migrate(database.open_engine(settings.home_path, settings.url))
         stderr.print("the schema is current")
-
-
-@app.command()
-def train(
-    folder: Annotated[Path, typer.Argument(help="recordings to learn from", exists=True, file_okay=False)],
-    work: Annotated[Path, typer.Option(help="where checkpoints, features and the log are kept")],
-    teacher: Annotated[str, typer.Option(help="the teacher's name, or its safetensors file")] = "openai/whisper-base",
-    manifest: Annotated[Path | None, typer.Option(help="TSV of recordings with splits; without it, every file")] = None,
-    minutes: Annotated[float, typer.Option(min=0.0, help="budget of training; it resumes until that is spent")] = 120.0,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = 2,
-    as_json: JsonOption = False,
-) -> None:
-    """Train a tokenizer by distillation; a run that was stopped goes on where it stopped."""
-    with _failing():
-        torch, stages, settings_of = _training()
-        corpus = stages.Corpus(folder, manifest)
-        card = stages.train(corpus, teacher, work, settings_of(minutes=minutes), torch.device(device), workers)
-        if as_json:
-            print_line(card)
-        else:
-            stderr.print(f"held-out cosine {card['held_out_cosine']:.4f}; next: sayagain export {work} --out FILE.onnx")
-
-
-@app.command()
-def export(
-    work: Annotated[Path, typer.Argument(help="the work folder of `sayagain train`")],
-    out: Annotated[Path, typer.Option(help="the ONNX file to write")],
-    name: Annotated[str, typer.Option(help="the tokenizer's name")] = "fast",
-    version: Annotated[str, typer.Option(help="the tokenizer's version")] = "1",
-    licence: Annotated[str, typer.Option(help="licence of the weights")] = "Apache-2.0",
-    trained_on: Annotated[str, typer.Option(help="corpora and teacher, in a line")] = "see the model card",
-) -> None:
-    """Write a trained tokenizer as one ONNX file and read it back."""
-    with _failing():
-        from model.export import Description
-
-        _, stages, _ = _training()
-        stages.export_work(work, Description(name, version, licence, trained_on), out)
-        info = Tokenizer(out).info
-        stderr.print(f"{out}: {info.name} {info.version}, sha256 {info.sha256[:12]}", markup=False)
 
 
 @app.command()
@@ -246,7 +188,7 @@ def evaluate(
     from service import tasks
     from service.deps import Backend
 
-    with _failing():
+    with failing():
         if in_context and folder is None:
             raise typer.BadParameter("needs --folder", param_hint="--in-context")
         backend = Backend.open(Settings())
@@ -256,27 +198,6 @@ def evaluate(
             print_line(result.as_json())
         else:
             output.print_figures(result.figures)
-
-
-def _training() -> Any:
-    """torch, the stages and their settings, or one clear line where the train extra is missing."""
-    try:
-        import torch
-
-        from model.training import stages
-        from model.training.distil import DistilSettings
-    except ImportError as error:
-        stderr.print(
-            f"sayagain: train_extra_missing: {error.name} is needed: pip install 'sayagain[train]'", markup=False
-        )
-        raise typer.Exit(EXIT_FAILED) from None
-    return torch, stages, DistilSettings
-
-
-def print_line(value: object) -> None:
-    """One JSON object on stdout."""
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 from sqlalchemy import Connection, Engine
 
 from indexer import database
-from model.tokenizer import Tokenizer
+from service.registry import Registry
 from service.search.engine import SearchEngine, SearchSettings
 from service.settings import Settings
 
@@ -40,12 +40,13 @@ class Backend:
     @classmethod
     def open(cls, settings: Settings) -> Backend:
         """Open the database and load the tokenizer. Raises DatabaseError or TokenizerError."""
-        tokenizer = Tokenizer(settings.tokenizer, threads=settings.threads, device=settings.device)
+        registry = Registry(settings.home_path, settings.tokenizer, threads=settings.threads, device=settings.device)
         engine = open_database(settings)
         search = SearchEngine(
             engine,
-            tokenizer,
+            registry.default,
             SearchSettings(settings.candidate_depth, settings.rescore_depth),
+            registry.find,
         )
         return cls(settings, engine, search)
 

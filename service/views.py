@@ -16,7 +16,7 @@ from service.schemas import (
 from service.search.engine import Answer
 
 
-def search_out(answer: Answer, tokenizer: str) -> SearchOut:
+def search_out(answer: Answer) -> SearchOut:
     """The answer to a query; the first clip speaks for all."""
     query = answer.query
     return SearchOut(
@@ -24,7 +24,7 @@ def search_out(answer: Answer, tokenizer: str) -> SearchOut:
             duration=round(query.duration_s, 3),
             speech=(round(query.speech.start_s, 3), round(query.speech.end_s, 3)),
             tokens=len(query.tokens),
-            tokenizer=tokenizer,
+            tokenizer=answer.tokenizer,
         ),
         hits=[
             HitOut(

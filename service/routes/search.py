@@ -40,7 +40,7 @@ def search(
     longest_s = backend.settings.max_query_s
     clips = [read_clip(_source(upload, backend.settings), longest_s, start, end) for upload in file]
     answer = backend.search.search(Request(clips, archive, limit, min_score, exact))
-    return search_out(answer, backend.search.tokenizer.info.name)
+    return search_out(answer)
 
 
 def _source(upload: UploadFile, settings: Settings) -> bytes:

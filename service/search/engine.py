@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from indexer import database, store
 from indexer.keys import bigrams, coarse_classes
 from model.audio import SAMPLE_RATE, Samples
 from model.codebook import Codebook
+from model.encoder import FRAME_SAMPLES
 from model.tokenizer import Tokenizer
 from model.tokens import TokenString
 from service.clips import Clip
@@ -92,6 +93,7 @@ class Answer:
     timing_ms: Timing
     recordings: int
     hours: float
+    tokenizer: str
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,17 @@ class _Clock:
 class SearchEngine:
     """Answers questions about archives; threads may share one."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, settings: SearchSettings | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        settings: SearchSettings | None = None,
+        others: Callable[[str], Tokenizer | None] | None = None,
+    ) -> None:
+        """`others` gives the tokenizer of a hash, for archives that were made with another than `tokenizer`."""
         self.database = engine
         self.tokenizer = tokenizer
+        self._others = others
         self.settings = settings or SearchSettings()
         self._loaded: dict[int, _Loaded] = {}
         self._lock = threading.Lock()
@@ -158,12 +168,12 @@ class SearchEngine:
         clock = _Clock()
         with database.connect(self.database) as connection:
             archive = store.get_archive(connection, request.archive)
-            store.require_tokenizer(archive, self.tokenizer.info.sha256, self.tokenizer.info.name)
+            tokenizer = self._tokenizer_of(archive)
             if archive.codebook_id is None or archive.recordings == 0:
                 raise ArchiveNotReady(f"nothing has been indexed into the archive {archive.name!r} yet", "archive")
             loaded = self._load(connection, archive.id, archive.codebook_id)
             clock.lap("candidates")
-            queries = [self._hear(clip, loaded.codebook) for clip in request.clips]
+            queries = [_hear(clip, tokenizer, loaded.codebook) for clip in request.clips]
             clock.lap("tokenize")
             found: list[list[_Found]] = [[] for _ in queries]
             for block in self._blocks(connection, archive, queries, loaded, request.exact, clock):
@@ -172,7 +182,9 @@ class SearchEngine:
             backgrounds = [_background(query, loaded) for query in queries]
             hits = _rank(queries, backgrounds, found, request, connection)
             clock.lap("rescoring")
-        return Answer(queries[0], backgrounds[0], hits, clock.timing(), archive.recordings, archive.hours)
+        return Answer(
+            queries[0], backgrounds[0], hits, clock.timing(), archive.recordings, archive.hours, tokenizer.info.name
+        )
 
     def _load(self, connection: Connection, archive_id: int, codebook_id: int) -> _Loaded:
         with self._lock:
@@ -184,17 +196,13 @@ class SearchEngine:
                 self._loaded[codebook_id] = _Loaded(codebook, coarse_classes(codebook), background)
             return self._loaded[codebook_id]
 
-    def _hear(self, clip: Clip, codebook: Codebook) -> Query:
-        """Find the clip's speech, and tokenize that with the sound around it."""
-        frame = self.tokenizer.frame_samples
-        speech = trim(clip.samples)
-        gain = _gain(clip.samples[speech.start * frame : speech.end * frame])
-        samples, before, after = (np.clip(gain * part, -1.0, 1.0) for part in (clip.samples, clip.before, clip.after))
-        embeddings = self.tokenizer.embed(samples, before, after)[speech.start : speech.end]
-        shift = round(clip.start_s * SAMPLE_RATE) // frame
-        speech = Speech(speech.start + shift, speech.end + shift)
-        tokens = self.tokenizer.collapse(embeddings, codebook, speech.start_s)
-        return Query(clip.duration_s, speech, tokens, rescoring.make_tables(embeddings, codebook))
+    def _tokenizer_of(self, archive: store.ArchiveInfo) -> Tokenizer:
+        """Raises TokenizerMismatch where the tokenizer that the archive was made with is not at hand."""
+        own = self.tokenizer
+        if self._others is not None and archive.tokenizer_sha256 != own.info.sha256:
+            own = self._others(archive.tokenizer_sha256) or own
+        store.require_tokenizer(archive, own.info.sha256, own.info.name)
+        return own
 
     def _blocks(
         self,
@@ -290,3 +298,20 @@ def _stretch_ids(found: _Found) -> npt.NDArray[np.uint16]:
 def _same_place(one: _Found, other: _Found) -> bool:
     overlap = min(one.end_s, other.end_s) - max(one.start_s, other.start_s)
     return overlap > LEAST_OVERLAP * min(one.end_s - one.start_s, other.end_s - other.start_s)
+
+
+def _hear(clip: Clip, tokenizer: Tokenizer, codebook: Codebook) -> Query:
+    """Find the clip's speech, and tokenize that with the sound around it."""
+    speech = trim(clip.samples)
+    spoken = clip.samples[speech.start * FRAME_SAMPLES : speech.end * FRAME_SAMPLES]
+    gain = _gain(spoken)
+    frame = tokenizer.frame_samples
+    before = clip.before[len(clip.before) % frame :]  # whole frames of the tokenizer, which may have others than trim
+    samples, before, after = (np.clip(gain * part, -1.0, 1.0) for part in (clip.samples, before, clip.after))
+    embeddings = tokenizer.embed(samples, before, after)
+    first = speech.start * FRAME_SAMPLES // frame
+    embeddings = embeddings[first : max(first + 1, -(-speech.end * FRAME_SAMPLES // frame))]
+    shift = round(clip.start_s * SAMPLE_RATE) // FRAME_SAMPLES
+    speech = Speech(speech.start + shift, speech.end + shift)
+    tokens = tokenizer.collapse(embeddings, codebook, speech.start_s)
+    return Query(clip.duration_s, speech, tokens, rescoring.make_tables(embeddings, codebook))

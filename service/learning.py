@@ -1,0 +1,69 @@
+"""`sayagain train` and `sayagain export`: from a folder of sound to a tokenizer file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from model.tokenizer import Tokenizer
+from service.console import JsonOption, failing, print_line, stderr
+
+
+def train(
+    folder: Annotated[Path, typer.Argument(help="recordings to learn from", exists=True, file_okay=False)],
+    work: Annotated[Path, typer.Option(help="where checkpoints, features and the log are kept")],
+    teacher: Annotated[str, typer.Option(help="the teacher's name, or its safetensors file")] = "openai/whisper-base",
+    manifest: Annotated[Path | None, typer.Option(help="TSV of recordings with splits; without it, every file")] = None,
+    words: Annotated[
+        Path | None, typer.Option(help="word times: TSV (path, start, end, word), CTM, or Praat TextGrids")
+    ] = None,
+    exclude: Annotated[Path | None, typer.Option(help="words that never serve as pairs, one a line")] = None,
+    tuned: Annotated[
+        Path | None, typer.Option(help="tuned part of the teacher; without it the one that ships, or none")
+    ] = None,
+    tune_minutes: Annotated[
+        float, typer.Option(min=0.0, help="tune the teacher first, for so long (needs --words)")
+    ] = 0.0,
+    minutes: Annotated[float, typer.Option(min=0.0, help="budget of training; it resumes until that is spent")] = 120.0,
+    rounds: Annotated[int, typer.Option(min=0, help="without words: rounds of pairs found by the sound alone")] = 2,
+    start: Annotated[Path | None, typer.Option(help="a student's weights to begin with (safetensors)")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a tokenizer: distillation, then word pairs; a run that was stopped goes on where it stopped."""
+    with failing("train"):
+        import torch
+
+        from model.training import recipe
+
+        if tune_minutes and words is None:
+            raise typer.BadParameter("needs --words", param_hint="--tune-minutes")
+        excluded = frozenset() if exclude is None else frozenset(exclude.read_text(encoding="utf-8").split())
+        corpus = recipe.Corpus(folder, manifest, words=words, excluded=excluded)
+        plan = recipe.plan(minutes, words is not None, tune_minutes, tuned, rounds)
+        card = recipe.train(corpus, teacher, work, plan, torch.device(device), workers, start)
+        if as_json:
+            print_line(card)
+        else:
+            stderr.print(f"held-out cosine {card['held_out_cosine']:.4f}; next: sayagain export {work} --out FILE.onnx")
+
+
+def export(
+    work: Annotated[Path, typer.Argument(help="the work folder of `sayagain train`")],
+    out: Annotated[Path, typer.Option(help="the ONNX file to write")],
+    name: Annotated[str, typer.Option(help="the tokenizer's name")] = "fast",
+    version: Annotated[str, typer.Option(help="the tokenizer's version")] = "1",
+    licence: Annotated[str, typer.Option(help="licence of the weights")] = "Apache-2.0",
+    trained_on: Annotated[str, typer.Option(help="corpora and teacher, in a line")] = "see the model card",
+) -> None:
+    """Write a trained tokenizer as one ONNX file and read it back."""
+    with failing("train"):
+        from model.export import Description
+        from model.training import recipe
+
+        recipe.export_work(work, Description(name, version, licence, trained_on), out)
+        info = Tokenizer(out).info
+        stderr.print(f"{out}: {info.name} {info.version}, sha256 {info.sha256[:12]}", markup=False)

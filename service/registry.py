@@ -1,0 +1,90 @@
+"""The tokenizers at hand: the one in the settings and those kept in the data folder, found by name or by hash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+from pathlib import Path
+
+from model.tokenizer import Device, Tokenizer, TokenizerError
+
+FOLDER = "tokenizers"
+
+
+class Registry:
+    """Tokenizers by name or hash; each file is opened once. Threads may share one."""
+
+    def __init__(self, home: Path, default: Path, *, threads: int = 0, device: Device = "cpu") -> None:
+        self.folder = home / FOLDER
+        self._threads, self._device = threads, device
+        self._lock = threading.Lock()
+        self._open: dict[str, Tokenizer] = {}
+        self._hash_of: dict[tuple[Path, int, int], str] = {}
+        self.default = self._load(default)
+
+    def _load(self, path: Path) -> Tokenizer:
+        tokenizer = Tokenizer(path, threads=self._threads, device=self._device)
+        self._open[tokenizer.info.sha256] = tokenizer
+        return tokenizer
+
+    def find(self, sha256: str) -> Tokenizer | None:
+        """The tokenizer with that hash: the default, or a file of the data folder; None where there is none."""
+        with self._lock:
+            if sha256 not in self._open:
+                for path in files(self.folder):
+                    if self._hash(path) == sha256:
+                        self._load(path)
+                        break
+            return self._open.get(sha256)
+
+    def _hash(self, path: Path) -> str:
+        state = path.stat()
+        key = (path, state.st_size, state.st_mtime_ns)
+        if key not in self._hash_of:
+            with path.open("rb") as file:
+                self._hash_of[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._hash_of[key]
+
+
+def files(folder: Path) -> list[Path]:
+    """Tokenizer files kept there, by name."""
+    return sorted(folder.glob("*.onnx")) if folder.is_dir() else []
+
+
+def resolve(home: Path, wanted: str, default: Path) -> Path:
+    """The file of a tokenizer that is named: "fast", the name of a file kept in the data folder, or a path.
+
+    Raises TokenizerError that says what there is.
+    """
+    if wanted == "fast":
+        return default
+    kept = {path.stem: path for path in files(home / FOLDER)}
+    if wanted in kept:
+        return kept[wanted]
+    if Path(wanted).is_file():
+        return Path(wanted)
+    raise TokenizerError(f"no tokenizer {wanted!r}: neither a file nor one of {', '.join(['fast', *kept])}")
+
+
+def keep(home: Path, path: Path, default: Path) -> Path:
+    """A copy of the file in the data folder, so that searches find it; what is there already is not copied.
+
+    The copy is named after the tokenizer and its hash; an unfinished one never has that name.
+    """
+    folder = home / FOLDER
+    if path == default or path.parent == folder:
+        return path
+    info = Tokenizer(path, threads=1).info
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in info.name)
+    to = folder / f"{name}-{info.sha256[:12]}.onnx"
+    if not to.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = to.with_suffix(f".{os.getpid()}.partial")
+        try:
+            shutil.copyfile(path, partial)
+            partial.replace(to)
+        finally:
+            partial.unlink(missing_ok=True)
+    return to
