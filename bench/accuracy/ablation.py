@@ -1,0 +1,149 @@
+"""What each part of the training gives: short runs with one budget a block, measured alike, as one table in Markdown.
+
+    python -m bench.accuracy.ablation --speech SPEECH --tasks TASKS --teacher WEIGHTS --work WORK
+        [--start STUDENT.safetensors] [--tuned TUNED.safetensors] [--minutes 3] [--seeds 3] [--row NAME …] [--shipped]
+
+WORK is a work folder of `sayagain train --words …`, so that features, whitening and words are there. The distilled rows
+go on from `--start`. Rows that WORK/ablation has already are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bench.accuracy import embedders, probes, teachers
+from bench.accuracy.embedders import Embed, Embedder
+from model.encoder import FRAME_SECONDS
+from model.tokenizer import DEFAULT_WEIGHTS
+from model.training import recipe
+from model.training.stages import WEIGHTS_FILE, Stage
+
+SCRATCH = Stage(learning_rate=1e-3, distil=0.0, words=1.0, rows=8, evaluate_steps=100_000)
+KEEP = Stage(learning_rate=4e-4, rows=32, evaluate_steps=100_000)
+STAGE_1 = replace(KEEP, learning_rate=3e-4, rows=20, words=1.0, codes=0.3)
+STAGE_2 = replace(STAGE_1, ctc=True, framewise=True)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One run: its row's name, what it starts from (a row, "start", or nothing), its targets and its stage."""
+
+    row: str
+    after: str | None
+    tuned: bool
+    stage: Stage
+
+
+BLOCKS = (
+    Block("from nothing: BEST-STD", None, False, replace(SCRATCH, codes=0.25, codebook="moving", paths="mel")),
+    Block("from nothing: balanced codebook", None, False, replace(SCRATCH, codes=0.3, paths="mel")),
+    Block("from nothing: balanced, CTC (wav2tok)", None, False, replace(SCRATCH, codes=0.3, paths="mel", ctc=True)),
+    Block(
+        "from nothing: balanced, CTC, framewise (wav2tok 2.0)", None, False,
+        replace(SCRATCH, codes=0.3, paths="mel", ctc=True, framewise=True),
+    ),
+    Block("distilled", "start", False, KEEP),
+    Block("distilled, Stage I", "distilled", False, STAGE_1),
+    Block("distilled, Stage I, Stage II", "distilled, Stage I", False, STAGE_2),
+    Block("tuned teacher distilled", "start", True, KEEP),
+    Block("tuned teacher distilled, Stage I", "tuned teacher distilled", True, STAGE_1),
+    Block("tuned teacher distilled, Stage I, Stage II", "tuned teacher distilled, Stage I", True, STAGE_2),
+)  # fmt: skip
+SEEDED = ("tuned teacher distilled", "tuned teacher distilled, Stage I, Stage II")
+
+
+def folder_of(work: Path, row: str, seed: int) -> Path:
+    """Where a run lies."""
+    return work / "ablation" / f"{row.replace(':', '').replace(',', '').replace(' ', '-')}-{seed}"
+
+
+def trained(arguments: argparse.Namespace, seeds: int) -> Iterator[tuple[str, int, Path]]:
+    """Every run that is asked for, in order: row, seed, weights."""
+    excluded = frozenset((arguments.speech / "oov.txt").read_text(encoding="utf-8").split())
+    corpus = recipe.Corpus(
+        arguments.speech, arguments.speech / "manifest.tsv", words=arguments.speech / "words.tsv", excluded=excluded
+    )
+    device = torch.device(arguments.device)
+    prepared = recipe.prepare(corpus, arguments.teacher, arguments.work, 256, False, device, 2)
+    target: dict[bool, npt.NDArray[np.float16]] = {}
+    for tuned in {block.tuned for block in BLOCKS}:
+        path = arguments.work / "ablation" / ("tuned" if tuned else "whitened")
+        path.mkdir(parents=True, exist_ok=True)
+        target[tuned] = recipe.make_targets(
+            prepared, arguments.teacher, arguments.tuned if tuned else None, path, device
+        )
+    for seed in range(seeds):
+        for block in BLOCKS:
+            wanted = arguments.row is None or block.row in arguments.row
+            # Other seeds are for the last rows alone, and for what those are built on.
+            if not wanted or (seed and not any(row.startswith(block.row) for row in SEEDED)):
+                continue
+            start = arguments.start if block.after == "start" else None
+            if block.after not in (None, "start"):
+                start = folder_of(arguments.work, str(block.after), seed) / WEIGHTS_FILE
+            stage = replace(block.stage, name="block", minutes=arguments.minutes, seed=seed)
+            folder = folder_of(arguments.work, block.row, seed)
+            recipe.run_stage(stage, prepared, target[block.tuned], folder, device, start)
+            yield block.row, seed, folder / WEIGHTS_FILE
+
+
+def subjects(arguments: argparse.Namespace) -> Iterator[tuple[str, int, Embed]]:
+    """Every row's embedder, trained as it is asked for."""
+    if arguments.row is None:
+        yield "MFCC", 0, embedders.of_mfcc()
+    for row, seed, weights in trained(arguments, arguments.seeds):
+        yield row, seed, embedders.of_student(weights)
+    if arguments.shipped:
+        yield "shipped (fast)", 0, embedders.of_tokenizer(DEFAULT_WEIGHTS)
+    if arguments.row is None:
+        whitening = recipe.features.load_whitening(arguments.work)
+        for name, tuned in (("the teacher itself", None), ("the tuned teacher itself", arguments.tuned)):
+            with tempfile.TemporaryDirectory() as folder:
+                yield name, 0, teachers.embedder(arguments.teacher, whitening, tuned, Path(folder))
+
+
+def main() -> None:
+    """Parse, run, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--speech", type=Path, required=True)
+    parser.add_argument("--tasks", type=Path, required=True)
+    parser.add_argument("--teacher", required=True, help="the teacher's weights")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="the student that distilled rows go on from")
+    parser.add_argument("--tuned", type=Path, help="the tuned part of the teacher")
+    parser.add_argument("--minutes", type=float, default=3.0, help="of each block")
+    parser.add_argument("--seeds", type=int, default=1, help="of the last rows")
+    parser.add_argument("--row", action="append", help="only these blocks")
+    parser.add_argument("--shipped", action="store_true", help="a row for the committed tokenizer too")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    out = arguments.work / "ablation" / "rows.jsonl"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    known = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] if out.exists() else []
+    done = {(line["row"], line["seed"]) for line in known}
+    for row, seed, embed in subjects(arguments):
+        if (row, seed) in done:
+            continue
+        frame_s = embed.frame_seconds if isinstance(embed, Embedder) else FRAME_SECONDS
+        for task in ("english", "malayalam"):
+            rows = probes.measure(
+                embed, frame_s, arguments.tasks / f"{task}.json", arguments.speech / "dev" / task,
+                noise=arguments.speech / "noise",
+            )  # fmt: skip
+            with out.open("a", encoding="utf-8") as file:
+                for measured in rows:
+                    file.write(json.dumps({"row": row, "seed": seed, **asdict(measured)}) + "\n")
+    print(out.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
