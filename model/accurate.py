@@ -1,7 +1,7 @@
 """The `accurate` tokenizer: the published Whisper encoder and our tuned part, put together as one ONNX file.
 
-The upper blocks are changed by low-rank updates (Hu et al. 2021, "LoRA"). The encoder's positions are absolute and it
-was trained on full windows of 30 s, so a short clip is repeated in its window, and what its copies give is averaged.
+The upper blocks are changed by low-rank updates (Hu et al. 2021, "LoRA") and look at the clip alone; those below, and
+the front end, have it at the start of a window of 30 s, as the encoder was trained. docs/decisions.md has the trials.
 """
 
 from __future__ import annotations
@@ -29,13 +29,10 @@ from model.whisper import (
     MELS,
     SHA256,
     WIDTH,
-    WINDOW_FRAMES,
     WINDOW_S,
     read_encoder,
 )  # fmt: skip
 
-GAP_FRAMES = 10  # 0.4 s of silence after each copy of a clip
-COPIES = 4  # of a clip at most: bounds what the upper blocks cost
 ROWS = 2  # of the encoder to a frame
 WINDOW_SAMPLES = WINDOW_S * SAMPLE_RATE
 
@@ -118,36 +115,15 @@ class _Encoder:
 
 def _assemble(g: GraphBuilder, encoder: _Encoder) -> str:
     """The nodes from `waveform` to what the projection is given: [batch, frames, 512]."""
-
-    def product(*counts: str) -> str:
-        out = counts[0]
-        for count in counts[1:]:
-            out = g.op("Mul", out, count)
-        return out
-
-    def shape(*counts: str) -> str:
-        return g.op("Concat", *counts, axis=0)
-
-    one, rows, width = g.axes(1), g.axes(ROWS), g.axes(WIDTH)
-    batch = g.op("Shape", "waveform", start=0, end=1)
     frames = g.op("Div", g.op("Shape", "waveform", start=1, end=2), g.axes(FRAME_SAMPLES))
-    period = g.op("Add", frames, g.axes(GAP_FRAMES))
-    copies = g.op("Min", g.op("Max", g.op("Div", g.axes(WINDOW_FRAMES), period), one), g.axes(COPIES))
-
-    clip = g.op("Slice", "waveform", g.axes(0), product(frames, g.axes(FRAME_SAMPLES)), g.axes(1))
-    clip = g.op("Pad", clip, g.axes(0, 0, 0, GAP_FRAMES * FRAME_SAMPLES))
-    window = g.op("Pad", g.op("Tile", clip, shape(one, copies)), g.axes(0, 0, 0, WINDOW_SAMPLES))
+    rows = g.op("Mul", frames, g.axes(ROWS))
+    clip = g.op("Slice", "waveform", g.axes(0), g.op("Mul", frames, g.axes(FRAME_SAMPLES)), g.axes(1))
+    window = g.op("Pad", clip, g.axes(0, 0, 0, WINDOW_SAMPLES))
     window = g.op("Slice", window, g.axes(0), g.axes(WINDOW_SAMPLES), g.axes(1))
-    x = encoder.lower(front_end(g, window))
-
-    # The last gap may lie beyond the window. A clip that does so itself has too few rows for this shape: an error.
-    x = g.op("Pad", x, g.axes(0, 0, 0, 0, GAP_FRAMES * ROWS, 0))
-    x = g.op("Slice", x, g.axes(0), product(copies, period, rows), g.axes(1))
-    x = g.op("Reshape", x, shape(batch, copies, product(period, rows), width))
-    x = g.op("Slice", x, g.axes(0), product(frames, rows), g.axes(2))
-    x = encoder.upper(g.op("Reshape", x, shape(product(batch, copies), product(frames, rows), width)))
-    x = g.op("Reshape", x, shape(batch, copies, frames, rows, width))
-    return g.op("ReduceMean", x, g.axes(1, 3), keepdims=0)
+    x = encoder.upper(g.op("Slice", encoder.lower(front_end(g, window)), g.axes(0), rows, g.axes(1)))
+    # A clip beyond the window has too few rows for this shape: an error.
+    x = g.op("Reshape", x, g.op("Concat", g.axes(0), frames, g.axes(ROWS), g.axes(WIDTH), axis=0))
+    return g.op("ReduceMean", x, g.axes(2), keepdims=0)
 
 
 def build(
