@@ -26,6 +26,7 @@ class StoreError(Exception):
     StoreError
     ├── ArchiveNotFound    no archive of that name
     ├── BadArchiveName     empty, or too long
+    ├── ArchiveNameTaken   there is another archive of that name
     ├── RecordingNotFound  no recording of that name in the archive
     ├── ArchiveBusy        another process is indexing into it
     └── TokenizerMismatch  the archive was made with another tokenizer
@@ -44,6 +45,12 @@ class BadArchiveName(StoreError):
     """A name that an archive cannot have."""
 
     code = "archive_name_invalid"
+
+
+class ArchiveNameTaken(StoreError):
+    """There is another archive of that name."""
+
+    code = "archive_name_taken"
 
 
 class RecordingNotFound(StoreError):
@@ -225,6 +232,28 @@ def delete_archive(connection: Connection, name: str) -> None:
     archive = get_archive(connection, name)
     lock_archive(connection, archive, for_transaction=True)
     connection.execute(text("DELETE FROM archive WHERE id = :id"), {"id": archive.id})
+
+
+def rename_archive(connection: Connection, name: str, new_name: str) -> None:
+    """Give an archive another name. Raises ArchiveNotFound, ArchiveNameTaken, BadArchiveName, ArchiveBusy."""
+    archive = get_archive(connection, name)
+    check_name(new_name)
+    lock_archive(connection, archive, for_transaction=True)
+    row = connection.execute(
+        text("""
+            UPDATE archive SET name = :new WHERE id = :id
+            AND NOT EXISTS (SELECT FROM archive AS other WHERE other.name = :new AND other.id <> :id) RETURNING id
+        """),
+        {"new": storable(new_name), "id": archive.id},
+    ).one_or_none()
+    if row is None:
+        raise ArchiveNameTaken(f"there is an archive named {new_name!r} already")
+
+
+def check_name(name: str) -> None:
+    """Raises BadArchiveName where an archive cannot have that name."""
+    if not name.strip() or len(name) > ARCHIVE_NAME_CHARACTERS:
+        raise BadArchiveName(f"an archive's name has 1 to {ARCHIVE_NAME_CHARACTERS} characters, not {len(name)}")
 
 
 def lock_archive(connection: Connection, archive: ArchiveInfo, *, for_transaction: bool) -> None:

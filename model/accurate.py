@@ -121,8 +121,7 @@ def _assemble(g: GraphBuilder, encoder: _Encoder) -> str:
     window = g.op("Pad", clip, g.axes(0, 0, 0, WINDOW_SAMPLES))
     window = g.op("Slice", window, g.axes(0), g.axes(WINDOW_SAMPLES), g.axes(1))
     x = encoder.upper(g.op("Slice", encoder.lower(front_end(g, window)), g.axes(0), rows, g.axes(1)))
-    # A clip beyond the window has too few rows for this shape: an error.
-    x = g.op("Reshape", x, g.op("Concat", g.axes(0), frames, g.axes(ROWS), g.axes(WIDTH), axis=0))
+    x = g.op("Reshape", x, g.axes(0, -1, ROWS, WIDTH))
     return g.op("ReduceMean", x, g.axes(2), keepdims=0)
 
 

@@ -129,8 +129,7 @@ def test_a_window_is_filled_to_its_end_and_not_beyond(made: tuple[Path, dict[flo
     folder, _ = made
     tokenizer = Tokenizer(folder / "fp32.onnx", threads=1)
     assert len(tokenizer.frame_ids(noise(30.0))) == 750
-    with pytest.raises(Exception, match="Reshape"):
-        tokenizer.frame_ids(noise(30.04))
+    assert len(tokenizer.frame_ids(noise(30.04))) == 750
     assert tokenizer.embed(noise(31.0)).shape == (775, 256)  # the runtime cuts it
 
 
