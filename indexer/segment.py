@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from model.audio import Samples
 
-FRAME_SAMPLES = 640  # 40 ms at 16 kHz
+FRAME_SAMPLES = 640  # 40 ms at 16 kHz; a tokenizer of other frames gets as many of them as last as long
 LONGEST_FRAMES = 500  # 20 s
 EARLIEST_FRAMES = 200  # 8 s: no cut before that
 OVERLAP_FRAMES = 50  # 2 s, where no pause was found
@@ -58,6 +58,8 @@ class Segmenter:
         self.left_samples = -(-left_samples // frame_samples) * frame_samples
         self.right_samples = right_samples
         self.total_samples = 0  # read so far
+        self._longest = _frames(LONGEST_FRAMES, frame_samples)
+        self._overlap = min(_frames(OVERLAP_FRAMES, frame_samples), self._longest - 1)  # so that it goes on
 
     def segments(self, chunks: Iterable[Samples]) -> Iterator[Segment]:
         """Cut the recording. Nothing is yielded for less than one frame."""
@@ -65,29 +67,29 @@ class Segmenter:
         origin = 0  # first frame held
         start = 0  # first frame of the next segment
         frame = self.frame_samples
-        needed = LONGEST_FRAMES * frame + max(self.right_samples, frame)
+        needed = self._longest * frame + max(self.right_samples, frame)
         for chunk in chunks:
             self.total_samples += len(chunk)
             held = np.concatenate([held, chunk])
             while len(held) - (start - origin) * frame >= needed:
                 first = (start - origin) * frame
-                levels = frame_levels(held[first : first + LONGEST_FRAMES * frame], frame)
-                cut = find_pause(levels)
-                length = LONGEST_FRAMES if cut is None else cut
+                levels = frame_levels(held[first : first + self._longest * frame], frame)
+                cut = find_pause(levels, frame)
+                length = self._longest if cut is None else cut
                 yield self._segment(held, origin, start, levels[:length])
-                start += length - (OVERLAP_FRAMES if cut is None else 0)
+                start += length - (self._overlap if cut is None else 0)
                 keep = max(0, (start - origin) * frame - self.left_samples)
                 held, origin = held[keep:].copy(), origin + keep // frame
         # What is left is a little longer than one segment at most: cut on until it is used up.
         while (frames := (len(held) - (start - origin) * frame) // frame) > 0:
             first = (start - origin) * frame
-            levels = frame_levels(held[first : first + min(frames, LONGEST_FRAMES) * frame], frame)
-            cut = find_pause(levels) if frames > LONGEST_FRAMES else None
-            length = min(frames, LONGEST_FRAMES) if cut is None else cut
+            levels = frame_levels(held[first : first + min(frames, self._longest) * frame], frame)
+            cut = find_pause(levels, frame) if frames > self._longest else None
+            length = min(frames, self._longest) if cut is None else cut
             yield self._segment(held, origin, start, levels[:length])
             if length == frames:
                 return
-            start += length - (OVERLAP_FRAMES if cut is None else 0)
+            start += length - (self._overlap if cut is None else 0)
 
     def _segment(self, held: Samples, origin: int, start: int, levels: Levels) -> Segment:
         first = (start - origin) * self.frame_samples
@@ -105,14 +107,14 @@ def frame_levels(samples: Samples, frame_samples: int = FRAME_SAMPLES) -> Levels
     return np.asarray(10.0 * np.log10(power + 1e-10), np.float32)
 
 
-def find_pause(levels: Levels) -> int | None:
+def find_pause(levels: Levels, frame_samples: int = FRAME_SAMPLES) -> int | None:
     """The frame in the middle of the quietest pause from 8 s on, or None where nobody pauses."""
-    power = 10.0 ** (levels / 10.0)
-    kernel = np.ones(SMOOTH_FRAMES) / SMOOTH_FRAMES
-    smooth = 10.0 * np.log10(np.convolve(power, kernel, mode="valid") + 1e-10)  # [i] is centred at i + SMOOTH // 2
-    search = smooth[EARLIEST_FRAMES:]
-    if len(search) == 0:
+    earliest, width = _frames(EARLIEST_FRAMES, frame_samples), _frames(SMOOTH_FRAMES, frame_samples)
+    if len(levels) < earliest + width:
         return None
+    power = 10.0 ** (levels / 10.0)
+    smooth = 10.0 * np.log10(np.convolve(power, np.ones(width) / width, mode="valid") + 1e-10)  # [i]: at i + width // 2
+    search = smooth[earliest:]
     lowest = float(search.min())
     if lowest > max(FLOOR_DB, _speech_level(levels) - PAUSE_DB):
         return None
@@ -120,7 +122,12 @@ def find_pause(levels: Levels) -> int | None:
     quiet = np.concatenate([[False], search <= lowest + 3.0, [False]])
     edges = np.flatnonzero(quiet[1:] != quiet[:-1]).reshape(-1, 2)
     run = edges[len(edges) - 1 - int(np.argmax((edges[:, 1] - edges[:, 0])[::-1]))]
-    return EARLIEST_FRAMES + int(run.sum() - 1) // 2 + SMOOTH_FRAMES // 2
+    return earliest + int(run.sum() - 1) // 2 + width // 2
+
+
+def _frames(frames: int, frame_samples: int) -> int:
+    """How many frames of so many samples last as long as `frames` of 40 ms."""
+    return max(1, frames * FRAME_SAMPLES // frame_samples)
 
 
 def _speech_level(levels: Levels) -> float:

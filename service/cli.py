@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service import learning, output, registry, tokenizers
+from service import adapting, learning, output, registry, tokenizers
 from service.console import JsonOption, failing, print_line, stderr
 from service.errors import CLIP_ERRORS, EXIT_FAILED, EXIT_PARTLY, code_of, message_of
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(tokenizers.app, name="tokenizer")
 app.command()(learning.train)
 app.command()(learning.export)
+app.command()(adapting.adapt)
 
 ArchiveOption = Annotated[str, typer.Option("--archive", "-a", help="name of the archive")]
 
@@ -54,10 +58,7 @@ def index(
         settings = Settings()
         engine = database.open_engine(settings.home_path, settings.url)
         database.migrate(engine)
-        file = settings.tokenizer
-        if tokenizer is not None:
-            wanted = registry.resolve(settings.home_path, tokenizer, settings.tokenizer)
-            file = registry.keep(settings.home_path, wanted, settings.tokenizer)
+        file = _tokenizer_file(engine, archive, tokenizer, settings)
         with output.IndexProgress(stderr) as progress:
             report = pipeline.index_archive(
                 engine, paths, archive, file,
@@ -70,6 +71,19 @@ def index(
         else:
             output.print_index_report(report, stderr)
     raise typer.Exit(EXIT_PARTLY if report.failed else 0)
+
+
+def _tokenizer_file(engine: Engine, archive: str, wanted: str | None, settings: Settings) -> Path:
+    """The file that is asked for, kept where searches find it; else the archive's own; else the one in the settings."""
+    from indexer import database, store
+
+    home, default = settings.home_path, settings.tokenizer
+    if wanted is not None:
+        return registry.keep(home, registry.resolve(home, wanted, default), default)
+    with database.connect(engine) as connection:
+        made_with = {a.name: a.tokenizer_sha256 for a in store.list_archives(connection)}.get(archive)
+    own = None if made_with is None else registry.Registry(home, default, threads=1).find(made_with)
+    return default if own is None else own.path
 
 
 @app.command()

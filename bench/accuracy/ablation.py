@@ -20,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bench.accuracy import embedders, probes, teachers
+from bench.accuracy import embedders, probes, tables, teachers
 from bench.accuracy.embedders import Embed, Embedder
 from model.encoder import FRAME_SECONDS
 from model.tokenizer import DEFAULT_WEIGHTS
 from model.training import recipe
+from model.training.features import load_whitening
 from model.training.stages import WEIGHTS_FILE, Stage
 
 SCRATCH = Stage(learning_rate=1e-3, distil=0.0, words=1.0, rows=8, evaluate_steps=100_000)
@@ -58,7 +59,7 @@ BLOCKS = (
     Block("tuned teacher distilled, Stage I", "tuned teacher distilled", True, STAGE_1),
     Block("tuned teacher distilled, Stage I, Stage II", "tuned teacher distilled, Stage I", True, STAGE_2),
 )  # fmt: skip
-SEEDED = ("tuned teacher distilled", "tuned teacher distilled, Stage I, Stage II")
+SEEDED = ("tuned teacher distilled, Stage I", "tuned teacher distilled, Stage I, Stage II")
 
 
 def folder_of(work: Path, row: str, seed: int) -> Path:
@@ -84,12 +85,13 @@ def trained(arguments: argparse.Namespace, seeds: int) -> Iterator[tuple[str, in
     for seed in range(seeds):
         for block in BLOCKS:
             wanted = arguments.row is None or block.row in arguments.row
-            # Other seeds are for the last rows alone, and for what those are built on.
-            if not wanted or (seed and not any(row.startswith(block.row) for row in SEEDED)):
+            if not wanted or (seed and block.row not in SEEDED):
                 continue
             start = arguments.start if block.after == "start" else None
             if block.after not in (None, "start"):
-                start = folder_of(arguments.work, str(block.after), seed) / WEIGHTS_FILE
+                # Another seed of the last rows goes on from the first seed of the row before.
+                before = seed if block.after in SEEDED else 0
+                start = folder_of(arguments.work, str(block.after), before) / WEIGHTS_FILE
             stage = replace(block.stage, name="block", minutes=arguments.minutes, seed=seed)
             folder = folder_of(arguments.work, block.row, seed)
             recipe.run_stage(stage, prepared, target[block.tuned], folder, device, start)
@@ -105,7 +107,7 @@ def subjects(arguments: argparse.Namespace) -> Iterator[tuple[str, int, Embed]]:
     if arguments.shipped:
         yield "shipped (fast)", 0, embedders.of_tokenizer(DEFAULT_WEIGHTS)
     if arguments.row is None:
-        whitening = recipe.features.load_whitening(arguments.work)
+        whitening = load_whitening(arguments.work)
         for name, tuned in (("the teacher itself", None), ("the tuned teacher itself", arguments.tuned)):
             with tempfile.TemporaryDirectory() as folder:
                 yield name, 0, teachers.embedder(arguments.teacher, whitening, tuned, Path(folder))
@@ -142,7 +144,7 @@ def main() -> None:
             with out.open("a", encoding="utf-8") as file:
                 for measured in rows:
                     file.write(json.dumps({"row": row, "seed": seed, **asdict(measured)}) + "\n")
-    print(out.read_text(encoding="utf-8"))
+    print(tables.markdown([json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m bench.accuracy.codebooks --speech SPEECH --tasks TASKS [--tokenizer FILE.onnx] [--task english …]
 
-Prints three tables in Markdown. Size: MAP by edit distance and by DTW on centroids for K from 256 to 8,192, fitted to the
+Prints tables in Markdown. Size: MAP by edit distance and by DTW on centroids for K from 256 to 8,192, fitted to the
 archive and to other speech (SPEECH/train). Growth: the same with the archive cut to a part of its recordings (queries
 whose answers are cut away do not count). Drift: a codebook fitted to a tenth of the archive serves the whole of it.
 """
@@ -98,11 +98,11 @@ def main() -> None:
         ) -> None:  # fmt: skip
             hours = len(recordings.embeddings) * recordings.frame_seconds / 3_600
             found, figures = scores(recordings, codebook, queries, heard)
-            print(
-                f"| {task} | {hours:.2f} | {codebook.size:,} | {source} | {found['edit']:.3f} | {found['centroids']:.3f} "
-                f"| {figures.tokens_per_s:.1f} | {figures.entropy:.3f} |",
-                flush=True,
-            )
+            cells = (
+                task, f"{hours:.2f}", f"{codebook.size:,}", source, f"{found['edit']:.3f}", f"{found['centroids']:.3f}",
+                f"{figures.tokens_per_s:.1f}", f"{figures.entropy:.3f}",
+            )  # fmt: skip
+            print("| " + " | ".join(cells) + " |", flush=True)
 
         print(f"\n{head}")
         for size in SIZES:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,7 @@ def write_pack(entries: list[Entry], folder: Path, work: Path, workers: int) -> 
     kept: list[Entry] = []
     total = 0
     partial = work / (SAMPLES_FILE + ".partial")
-    with partial.open("wb") as out, ProcessPoolExecutor(workers) as pool:
+    with partial.open("wb") as out, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         paths = [str(folder / entry.path) for entry in entries]
         decoded = pool.map(_decode, paths, chunksize=16)
         for entry, samples in zip(entries, tqdm(decoded, "decode", len(entries), unit="file"), strict=True):

@@ -40,7 +40,7 @@ def find_pairs(
     each_s = (time.monotonic() - started) / TRIAL_QUERIES
     queries = int(np.clip(budget_s / max(each_s, 1e-6), LEAST_QUERIES, QUERIES_PER_PAIR * most))
     found = mining.by_sound(searched, every, embeddings, queries=queries, most=most, seed=seed)
-    return without_overlaps(shifted(found, searched, pack))
+    return shifted(found, searched, pack)
 
 
 def _excerpts(pack: Pack, recordings: Int64, seed: int) -> Pack:
@@ -79,21 +79,6 @@ def shifted(words: list[Word], source: Pack, to: Pack) -> list[Word]:
         if len(moved) == 2:
             out += moved
     return out
-
-
-def without_overlaps(words: list[Word]) -> list[Word]:
-    """The pairs in `words` less those of which a stretch is, for more than half, one of a better pair.
-
-    They would be negatives of the pair that they repeat.
-    """
-    kept: list[Word] = []
-    taken: dict[int, list[int]] = {}
-    for pair in zip(words[::2], words[1::2], strict=True):
-        if all(abs(word.first - at) >= word.frames / 2 for word in pair for at in taken.get(word.recording, [])):
-            kept += pair
-            for word in pair:
-                taken.setdefault(word.recording, []).append(word.first)
-    return kept
 
 
 def pieces(pack: Pack, frames: int) -> Pack:

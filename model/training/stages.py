@@ -219,7 +219,9 @@ def run(
             checkpoint,
         )  # fmt: skip
         tensors = {name: tensor.contiguous().cpu() for name, tensor in average.state_dict().items()}
-        save_file(tensors, work / WEIGHTS_FILE, {"shape": json.dumps(asdict(stage.shape))})
+        partial = work / (WEIGHTS_FILE + ".partial")
+        save_file(tensors, partial, {"shape": json.dumps(asdict(stage.shape))})
+        partial.replace(work / WEIGHTS_FILE)
 
     def embed(waveform: Tensor, noise: Tensor, spec: DistilSettings | PairSettings) -> Tensor:
         changed = augment(waveform.to(device), noise.to(device), spec.augmentation, generator)

@@ -185,7 +185,8 @@ def test_serve_answers_and_stops_when_told(demo_home: Path, tokenizer_path: Path
 
 
 @pytest.mark.parametrize(
-    "verb", ["index", "search", "serve", "archives", "delete", "train", "export", "evaluate", "migrate"]
+    "verb",
+    ["index", "search", "serve", "archives", "delete", "train", "adapt", "export", "evaluate", "migrate", "tokenizer"],
 )
 def test_every_verb_has_help(cli: Run, verb: str) -> None:
     assert cli(verb, "--help").returncode == 0
