@@ -63,7 +63,7 @@ def scores(
     asked = [i for i, query in enumerate(queries) if any(place.name in names for place in query.relevant)]
     if len(asked) < LEAST_QUERIES:
         raise CodebookError(f"only {len(asked)} queries have an answer in {len(names)} recordings")
-    tokens = probes.tokenize(recordings, None, codebook=codebook)
+    tokens = probes.tokenize(recordings, None, given=codebook)
     left = [
         replace(queries[i], relevant=tuple(place for place in queries[i].relevant if place.name in names))
         for i in asked

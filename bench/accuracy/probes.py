@@ -163,20 +163,25 @@ def read_recordings(folder: Path, embed: Embed, frame_seconds: float, threads: i
     return Recordings(names, sounds, np.concatenate(parts), offsets, frame_seconds)
 
 
-def tokenize(recordings: Recordings, size: int | None, threads: int = THREADS) -> Tokens:
-    """Fit a codebook to the archive and tokenize each recording alone. Raises CodebookError for too few frames."""
+def tokenize(recordings: Recordings, size: int | None, threads: int = THREADS, given: Codebook | None = None) -> Tokens:
+    """Tokenize each recording alone, by a codebook that is fitted to the archive unless one is `given`.
+
+    Raises CodebookError for too few frames.
+    """
     everything, offsets = recordings.embeddings, recordings.offsets
     with threadpool_limits(threads, user_api="blas"):
-        codebook = fit_codebook(everything, size or codebook_size(len(everything)), parts=PQ_PARTS)
+        codebook = given or fit_codebook(everything, size or codebook_size(len(everything)), parts=PQ_PARTS)
+    parts = 0 if codebook.pq is None else len(codebook.pq)
 
     def one(number: int) -> TokenString:
         part = everything[offsets[number] : offsets[number + 1]]
         ids = codebook.tokenize(part)
-        return TokenString.from_frames(ids, recordings.frame_seconds, 0.0, codebook.encode(part, ids))
+        codes = codebook.encode(part, ids) if parts else None
+        return TokenString.from_frames(ids, recordings.frame_seconds, 0.0, codes)
 
     with _pool(threads) as pool:
         strings = list(pool.map(one, range(len(recordings.names))))
-    codes = rescoring.gather(strings, PQ_PARTS)
+    codes = rescoring.gather(strings, parts)
     counts = np.concatenate([[0], np.cumsum([len(string) for string in strings])]).astype(np.int64)
     first_frame = np.concatenate([string.boundaries for string in strings])
     return Tokens(codebook, codes.ids, codes.pq, np.concatenate([s.ids for s in strings]), counts, first_frame)
@@ -415,14 +420,18 @@ def measure(
             continue
         heard = read_queries(queries, condition, embed, task_file.parent, recordings, noise)
         for name in matchers:
-            answers = _ask(matcher(name, recordings, tokens), heard, len(recordings.names), threads)
+            answers = ask(matcher(name, recordings, tokens), heard, recordings, threads)
             rows.append(_row(task_file.stem, condition, name, queries, answers, recordings, timed, figures))
     return rows
 
 
-def _ask(find: Callable[[Float32], Found], heard: list[Float32], recordings: int, threads: int) -> list[Found]:
+def ask(
+    find: Callable[[Float32], Found], heard: list[Float32], recordings: Recordings, threads: int = THREADS
+) -> list[Found]:
+    """The answer to each query; one without a frame finds nothing."""
+
     def one(query: Float32) -> Found:
-        return find(query) if len(query) else Found.nothing(recordings)
+        return find(query) if len(query) else Found.nothing(len(recordings.names))
 
     with _pool(threads) as pool:
         return list(pool.map(one, heard))
@@ -465,6 +474,12 @@ def _row(
         located_map=float(np.mean([average_precision(j) for j in located])) if timed else None,
         tokens=tokens,
     )
+
+
+def mean_average_precision(queries: Sequence[TaskQuery], answers: list[Found], recordings: Recordings) -> float:
+    """File-level MAP."""
+    judged = [judge(query, found, recordings, False) for query, found in zip(queries, answers, strict=True)]
+    return float(np.mean([average_precision(j) for j in judged]))
 
 
 def _mean(values: Sequence[float], chosen: Sequence[bool]) -> float | None:
