@@ -1,6 +1,7 @@
 """Run development tasks through the command line and print one table in Markdown.
 
     python -m bench.accuracy --speech SPEECH --tasks TASKS [--task english …] [--baseline] [--depth 200]
+        [--tokenizer FILE.onnx] [--codes]
 
 SPEECH holds dev/<task>/ with the recordings, TASKS holds <task>.json with its clips.
 """
@@ -49,8 +50,9 @@ def measure(task: str, arguments: argparse.Namespace) -> list[str]:
         for name, f in mfcc.evaluate(file, folder).items():
             rows.append(row(task, f"MFCC subsequence DTW, {name}", asdict(f)))
     with tempfile.TemporaryDirectory() as home:
-        codes = ["--codes"] if arguments.codes else []
-        report = sayagain(home, "index", str(folder), "--archive", task, *codes)
+        options = ["--codes"] if arguments.codes else []
+        options += ["--tokenizer", arguments.tokenizer] if arguments.tokenizer else []
+        report = sayagain(home, "index", str(folder), "--archive", task, *options)
         runs: list[tuple[str, list[str], dict[str, str]]] = [("isolated", [], {})]
         has_times = all(q["source"][1] is not None for q in json.loads(file.read_text())["queries"])
         if has_times:
@@ -85,6 +87,7 @@ def main() -> None:
         "--depth", type=int, nargs="*", default=[200], help="also with so few candidates, chosen by keys"
     )
     parser.add_argument("--codes", action="store_true", help="index with product quantiser codes")
+    parser.add_argument("--tokenizer", help="an ONNX file other than the default")
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}\n\n{HEAD}")
     for task in arguments.task:

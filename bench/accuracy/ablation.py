@@ -29,6 +29,7 @@ from model.training.features import load_whitening
 from model.training.stages import WEIGHTS_FILE, Stage
 
 SCRATCH = Stage(learning_rate=1e-3, distil=0.0, words=1.0, rows=8, evaluate_steps=100_000)
+CODEBOOK_SIZE = 2_048  # of every row and task, so that rows differ in their embeddings alone
 KEEP = Stage(learning_rate=4e-4, rows=32, evaluate_steps=100_000)
 STAGE_1 = replace(KEEP, learning_rate=3e-4, rows=20, words=1.0, codes=0.3)
 STAGE_2 = replace(STAGE_1, ctc=True, framewise=True)
@@ -136,10 +137,10 @@ def main() -> None:
         if (row, seed) in done:
             continue
         frame_s = embed.frame_seconds if isinstance(embed, Embedder) else FRAME_SECONDS
-        for task in ("english", "malayalam"):
+        for task, noise in (("english", arguments.speech / "noise"), ("malayalam", None)):
             rows = probes.measure(
                 embed, frame_s, arguments.tasks / f"{task}.json", arguments.speech / "dev" / task,
-                noise=arguments.speech / "noise",
+                noise=noise, size=CODEBOOK_SIZE,
             )  # fmt: skip
             with out.open("a", encoding="utf-8") as file:
                 for measured in rows:

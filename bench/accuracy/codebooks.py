@@ -15,8 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.accuracy import embedders, probes
+from bench.accuracy import embedders
+from bench.accuracy.archive import Recordings, read_queries, read_recordings
 from bench.accuracy.embedders import Float32
+from bench.accuracy.matchers import ask, matcher
+from bench.accuracy.probes import mean_average_precision
+from bench.accuracy.tokens import TokenFigures, token_figures, tokenize
 from model import audio
 from model.codebook import Codebook, CodebookError, codebook_size, fit_codebook
 from model.tokenizer import DEFAULT_WEIGHTS
@@ -40,7 +44,7 @@ def other_speech(folder: Path, embed: embedders.Embed, seconds: float = OTHER_S)
     return np.concatenate(embed(sounds))
 
 
-def part_of(recordings: probes.Recordings, share: float, seed: int = 0) -> probes.Recordings:
+def part_of(recordings: Recordings, share: float, seed: int = 0) -> Recordings:
     """A random part of the recordings, in their order."""
     count = max(1, round(share * len(recordings.names)))
     kept = np.sort(np.random.default_rng(seed).permutation(len(recordings.names))[:count])
@@ -56,23 +60,23 @@ def part_of(recordings: probes.Recordings, share: float, seed: int = 0) -> probe
 
 
 def scores(
-    recordings: probes.Recordings, codebook: Codebook, queries: list[TaskQuery], heard: list[Float32]
-) -> tuple[dict[str, float], probes.TokenFigures]:
+    recordings: Recordings, codebook: Codebook, queries: list[TaskQuery], heard: list[Float32]
+) -> tuple[dict[str, float], TokenFigures]:
     """MAP of each matcher over the queries that have an answer here, and the tokens' figures."""
     names = set(recordings.names)
     asked = [i for i, query in enumerate(queries) if any(place.name in names for place in query.relevant)]
     if len(asked) < LEAST_QUERIES:
         raise CodebookError(f"only {len(asked)} queries have an answer in {len(names)} recordings")
-    tokens = probes.tokenize(recordings, None, given=codebook)
+    tokens = tokenize(recordings, None, given=codebook)
     left = [
         replace(queries[i], relevant=tuple(place for place in queries[i].relevant if place.name in names))
         for i in asked
     ]
     out = {}
-    for matcher in MATCHERS:
-        answers = probes.ask(probes.matcher(matcher, recordings, tokens), [heard[i] for i in asked], recordings)
-        out[matcher] = probes.mean_average_precision(left, answers, recordings)
-    return out, probes.token_figures([], recordings, tokens)
+    for name in MATCHERS:
+        answers = ask(matcher(name, recordings, tokens), [heard[i] for i in asked], recordings)
+        out[name] = mean_average_precision(left, answers, recordings)
+    return out, token_figures([], recordings, tokens)
 
 
 def main() -> None:
@@ -89,11 +93,11 @@ def main() -> None:
     for task in arguments.task or ("english", "malayalam"):
         queries = read_task(arguments.tasks / f"{task}.json")
         folder = arguments.speech / "dev" / task
-        whole = probes.read_recordings(folder, embedder, embedder.frame_seconds)
-        heard = probes.read_queries(queries, "isolated", embedder, arguments.tasks, whole, None)
+        whole = read_recordings(folder, embedder, embedder.frame_seconds)
+        heard = read_queries(queries, "isolated", embedder, arguments.tasks, whole, None)
 
         def line(
-            recordings: probes.Recordings, codebook: Codebook, source: str, task: str = task,
+            recordings: Recordings, codebook: Codebook, source: str, task: str = task,
             queries: list[TaskQuery] = queries, heard: list[Float32] = heard,
         ) -> None:  # fmt: skip
             hours = len(recordings.embeddings) * recordings.frame_seconds / 3_600

@@ -61,7 +61,6 @@ ENGLISH = (
     Column("at 5 dB", EN, "isolated_5db", "centroids", ("map",)),
     Column("ml MRR", ML, "isolated", "centroids", ("mrr",)),
     Column("ml MTWV", ML, "isolated", "centroids", ("mtwv",)),
-    Column("ml at 5 dB", ML, "isolated_5db", "centroids", ("map",)),
 )
 
 

@@ -13,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from bench.accuracy import embedders, probes
-from bench.accuracy.probes import Found, Recordings, Tokens
+from bench.accuracy import archive, embedders, matchers, probes
+from bench.accuracy import tokens as tokens_
+from bench.accuracy.archive import Recordings
+from bench.accuracy.matchers import Found
+from bench.accuracy.tokens import Tokens
 from model.audio import read
 from model.codebook import Codebook
 from model.encoder import FRAME_SAMPLES, FRAME_SECONDS
@@ -109,7 +112,7 @@ def textbook_warp(similarity: np.ndarray) -> np.ndarray:
 def test_warp_agrees_with_the_textbook(seed: int, frames: int, lengths: list[int]) -> None:
     similarity = np.random.default_rng(seed).uniform(-1, 1, (frames, sum(lengths))).astype(np.float32)
     offsets, found = offsets_of(lengths), Found.nothing(len(lengths))
-    probes.warp(similarity, offsets, found.score, found.start, found.end)
+    matchers.warp(similarity, offsets, found.score, found.start, found.end)
     for number, length in enumerate(lengths):
         if length == 0:
             assert (found.score[number], found.start[number], found.end[number]) == (-1.0, 0, 0)
@@ -126,7 +129,7 @@ def test_continuous_agrees_with_rescoring_where_embeddings_are_centroids() -> No
     ids, lengths = rng.integers(0, 30, 200).astype(np.uint16), [60, 0, 1, 139]
     query = unit(rng, 9, 16)
     recordings = Recordings(tuple("abcd"), [], codebook.centroids[ids], offsets_of(lengths), 0.04)
-    found = probes.matcher("continuous", recordings, None)(query)
+    found = matchers.matcher("continuous", recordings, None)(query)
     codes = rescoring.Codes(ids, np.zeros((200, 0), np.uint8), recordings.offsets)
     matches = rescoring.match(rescoring.make_tables(query, codebook), codes, per_segment=1)
     assert [m.segment for m in matches] == [0, 2, 3]
@@ -143,7 +146,7 @@ letters = st.lists(st.integers(0, 5), max_size=14)
 def test_infix_agrees_with_the_textbook(query: list[int], strings: list[list[int]]) -> None:
     offsets, found = offsets_of([len(s) for s in strings]), Found.nothing(len(strings))
     tokens = np.array([t for s in strings for t in s], np.uint16)
-    probes.infix(np.array(query, np.uint16), tokens, offsets, found.score, found.start, found.end)
+    matchers.infix(np.array(query, np.uint16), tokens, offsets, found.score, found.start, found.end)
     for number, string in enumerate(strings):
         infixes = {(a, b) for a in range(len(string) + 1) for b in range(a, len(string) + 1)}
         least = min(Levenshtein.distance(query, string[a:b]) for a, b in infixes)
@@ -155,10 +158,10 @@ def test_infix_agrees_with_the_textbook(query: list[int], strings: list[list[int
 
 def test_jaccard_counts_runs_of_tokens_once() -> None:
     one, other = np.array([1, 2, 1, 2, 3], np.uint16), np.array([2, 3, 4], np.uint16)
-    assert probes.jaccard(one, other, 1) == pytest.approx(2 / 4)
-    assert probes.jaccard(one, other, 2) == pytest.approx(1 / 4)  # 12 21 23 and 23 34
-    assert probes.jaccard(one, one, 2) == 1.0
-    assert probes.jaccard(one[:1], other[:1], 2) == 0.0
+    assert tokens_.jaccard(one, other, 1) == pytest.approx(2 / 4)
+    assert tokens_.jaccard(one, other, 2) == pytest.approx(1 / 4)  # 12 21 23 and 23 34
+    assert tokens_.jaccard(one, one, 2) == 1.0
+    assert tokens_.jaccard(one[:1], other[:1], 2) == 0.0
 
 
 def test_token_figures_of_tokens_made_by_hand() -> None:
@@ -172,7 +175,7 @@ def test_token_figures_of_tokens_made_by_hand() -> None:
     )  # fmt: skip
     source, other, same_speaker = Place("a", 0.0, 0.5), Place("b", 0.0, 0.6), Place("a", 0.5, 0.6)
     query = TaskQuery("clip", source, frozenset({"a"}), (other, same_speaker), False)
-    figures = probes.token_figures([query], recordings, tokens)
+    figures = tokens_.token_figures([query], recordings, tokens)
     assert (figures.size, figures.pairs) == (8, 1)
     assert figures.tokens_per_s == pytest.approx(7 / 2)
     assert figures.entropy == pytest.approx((3 * 2 / 7 * np.log(7 / 2) + 1 / 7 * np.log(7)) / np.log(8))
@@ -189,10 +192,10 @@ def test_edit_gives_its_stretch_in_frames() -> None:
         codebook, ids, np.zeros((12, 0), np.uint8), np.array([0, 1, 2, 3, 4, 5, 6], np.uint16), offsets_of([4, 3]),
         np.array([0, 2, 3, 5, 6, 0, 3, 4, 6]),
     )  # fmt: skip
-    found = probes.matcher("edit", recordings, tokens)(np.eye(8, dtype=np.float32)[[4, 5, 5, 5, 6, 7]])
+    found = matchers.matcher("edit", recordings, tokens)(np.eye(8, dtype=np.float32)[[4, 5, 5, 5, 6, 7]])
     assert found.score.tolist() == pytest.approx([0.0, 0.75])
     assert (found.start[1], found.end[1]) == (0, 6)
-    found = probes.matcher("edit", recordings, tokens)(np.eye(8, dtype=np.float32)[[1, 2]])
+    found = matchers.matcher("edit", recordings, tokens)(np.eye(8, dtype=np.float32)[[1, 2]])
     assert (found.score[0], found.start[0], found.end[0]) == (1.0, 2, 5)
 
 
@@ -214,7 +217,7 @@ def test_judges_like_the_product_does(seed: int) -> None:
 
 def test_finds_the_words_of_a_task(task: Task) -> None:
     rows = probes.measure(embed, FRAME_SECONDS, task.file, task.archive, noise=task.noise, size=256)
-    assert [(r.condition, r.matcher) for r in rows] == [(c, m) for c in probes.CONDITIONS for m in probes.MATCHERS]
+    assert [(r.condition, r.matcher) for r in rows] == [(c, m) for c in archive.CONDITIONS for m in matchers.MATCHERS]
     for r in rows:
         assert (r.task, r.queries) == ("tiny", 4)
         if r.condition == "isolated_5db" and r.matcher != "continuous":
@@ -267,10 +270,10 @@ def test_a_source_that_the_archive_lacks_is_named(task: Task) -> None:
 def test_noise_lies_five_decibels_under_the_clip(task: Task) -> None:
     clip = read(task.file.parent / "clips" / "0.wav")  # longer than the noise
     files = sorted(task.noise.iterdir())
-    noisy = [probes.with_noise(clip, files, number) for number in range(8)]
+    noisy = [archive.with_noise(clip, files, number) for number in range(8)]
     for one in noisy:
         assert 20 * np.log10(clip.std() / (one - clip).std()) == pytest.approx(5.0, abs=0.1)
-    assert np.array_equal(noisy[3], probes.with_noise(clip, files, 3))
+    assert np.array_equal(noisy[3], archive.with_noise(clip, files, 3))
     assert len({one.tobytes() for one in noisy}) == 8
 
 
