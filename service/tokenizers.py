@@ -1,10 +1,10 @@
-"""`sayagain tokenizer`: look at a tokenizer file, judge it by the contract, or put the `accurate` one together."""
+"""`sayagain tokenizer`: look at a tokenizer file, judge it by the contract, or make one out of an encoder."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,12 @@ from model.tokenizer import Tokenizer
 from service import registry
 from service.console import JsonOption, failing, print_line
 from service.errors import EXIT_FAILED
+from service.output import printable
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from model.contract import Report
+    from model.declaration import Finding
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -32,6 +37,13 @@ class PrecisionOption(StrEnum):
     INT8 = "int8"
 
 
+class ContextOption(StrEnum):
+    """What the ids of a frame depend on."""
+
+    BOUNDED = "bounded"
+    SEGMENT = "segment"
+
+
 @app.command()
 def check(
     file: Annotated[Path, typer.Argument(help="an ONNX file")],
@@ -45,8 +57,8 @@ def check(
         print_line(report.as_json())
     else:
         for finding in report.findings:
-            typer.echo(f"{finding.level:<9}{finding.rule:<15}{finding.message}")
-        typer.echo(f"{file} {'honours' if report.passed else 'breaks'} the tokenizer contract", err=True)
+            typer.echo(_finding(finding))
+        typer.echo(_verdict(report), err=True)
     raise typer.Exit(0 if report.passed else EXIT_FAILED)
 
 
@@ -112,6 +124,66 @@ def build(
         info = Tokenizer(target).info
         typer.echo(f"{target}: {info.name} {info.version}, sha256 {info.sha256[:12]}", err=True)
         typer.echo(f"to use it: sayagain index FOLDER --archive NAME --tokenizer {out or kind.value}", err=True)
+
+
+@app.command()
+def wrap(
+    encoder: Annotated[Path, typer.Argument(help="ONNX file: float waveform [batch, samples] to features")],
+    out: Annotated[Path, typer.Option(help="the tokenizer's ONNX file to write")],
+    name: Annotated[str, typer.Option(help="what the tokenizer is called")],
+    frame_seconds: Annotated[float, typer.Option(help="seconds from one row of the features to the next")],
+    context: Annotated[
+        ContextOption, typer.Option(help="segment: a frame may depend on all of its segment; bounded: on so much")
+    ] = ContextOption.SEGMENT,
+    left_context: Annotated[int, typer.Option(min=0, help="samples before a frame that matter, if bounded")] = 0,
+    right_context: Annotated[int, typer.Option(min=0, help="samples after it that matter, if bounded")] = 0,
+    audio: Annotated[
+        list[Path] | None, typer.Option(help="folder or file of audio to fit the codebook to; may be repeated")
+    ] = None,
+    centroids: Annotated[Path | None, typer.Option(help=".npy [K, dim] of k-means centres to take instead")] = None,
+    output: Annotated[str | None, typer.Option(help="name of the features; without it, the first output")] = None,
+    size: Annotated[int, typer.Option(min=2, help="centroids to fit")] = 1_024,
+    centre: Annotated[bool, typer.Option(help="subtract the mean of the audio's features")] = True,
+    version: Annotated[str, typer.Option(help="stored in the file")] = "1",
+    licence: Annotated[str, typer.Option(help="of the weights; stored in the file")] = "not stated",
+    trained_on: Annotated[str, typer.Option(help="stored in the file")] = "not stated",
+) -> None:
+    """Make a tokenizer of an encoder of your own, then judge it: what breaks the contract is listed, exit code 1."""
+    from indexer.discover import discover
+    from model import contract
+    from model.export import Description
+    from model.wrap import wrap as wrap_encoder
+
+    with failing():
+        found = discover(audio) if audio else None
+        wrapped = wrap_encoder(
+            encoder, out, frame_seconds=frame_seconds, context=context.value,
+            description=Description(name, version, licence, trained_on), left_context_samples=left_context,
+            right_context_samples=right_context, audio=[file.path for file in found.files] if found else None,
+            centroids=centroids, output=output, size=size, centre=centre,
+        )  # fmt: skip
+        failed = {failure.name: failure.message for failure in found.failed} if found else {}
+        for file, message in (failed | {str(path): message for path, message in wrapped.failed.items()}).items():
+            typer.echo(f"skipped {printable(file)}: {message}", err=True)
+        typer.echo(
+            f"{out}: codebook of {wrapped.size} x {wrapped.dim}, {wrapped.heard_s:.0f} s of audio heard", err=True
+        )
+        report = contract.check(out)
+        for finding in report.findings:
+            if finding.level != "ok":
+                typer.echo(_finding(finding))
+        typer.echo(_verdict(report), err=True)
+        if report.passed:
+            typer.echo(f"to use it: sayagain index FOLDER --archive NAME --tokenizer {out}", err=True)
+    raise typer.Exit(0 if report.passed else EXIT_FAILED)
+
+
+def _finding(finding: Finding) -> str:
+    return f"{finding.level:<9}{finding.rule:<15}{finding.message}"
+
+
+def _verdict(report: Report) -> str:
+    return f"{report.path} {'honours' if report.passed else 'breaks'} the tokenizer contract"
 
 
 def _download() -> Path:

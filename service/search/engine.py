@@ -19,13 +19,13 @@ from model.encoder import FRAME_SAMPLES
 from model.tokenizer import Tokenizer
 from model.tokens import TokenString
 from service.clips import Clip
-from service.errors import ArchiveNotReady
+from service.errors import ArchiveNotReady, NoSpeech
 from service.search import alignment, calibration, candidates, rescoring
 from service.search.candidates import SegmentKey
 from service.search.trim import Speech, trim
 
 BACKGROUND_SEGMENTS = 300
-BACKGROUND_FRAMES = 100  # of each: the best of a longer stretch is higher, and segments are not all of a length
+BACKGROUND_S = 4.0  # of each: the best of a longer stretch is higher, and segments are not all of a length
 SPEECH_RMS = 0.1  # full scale is 1: what the tokenizer has heard most of
 BLOCK_SEGMENTS = 2_000  # segments held at a time by an exact search
 LEAST_OVERLAP = 0.5  # of the shorter of two hits: more than that and they are one
@@ -275,8 +275,9 @@ def _rank(
 
 
 def _head(tokens: TokenString) -> TokenString:
-    pq = None if tokens.pq is None else tokens.pq[:BACKGROUND_FRAMES]
-    return TokenString.from_frames(tokens.frame_ids[:BACKGROUND_FRAMES], tokens.frame_seconds, tokens.offset, pq)
+    frames = max(1, round(BACKGROUND_S / tokens.frame_seconds))
+    pq = None if tokens.pq is None else tokens.pq[:frames]
+    return TokenString.from_frames(tokens.frame_ids[:frames], tokens.frame_seconds, tokens.offset, pq)
 
 
 def _gain(speech: Samples) -> np.float32:
@@ -309,7 +310,9 @@ def _hear(clip: Clip, tokenizer: Tokenizer, codebook: Codebook) -> Query:
     before = clip.before[len(clip.before) % frame :]  # whole frames of the tokenizer, which may have others than trim
     samples, before, after = (np.clip(gain * part, -1.0, 1.0) for part in (clip.samples, before, clip.after))
     embeddings = tokenizer.embed(samples, before, after)
-    first = speech.start * FRAME_SAMPLES // frame
+    if len(embeddings) == 0:
+        raise NoSpeech(f"the clip is shorter than one frame of the tokenizer, {frame / SAMPLE_RATE:g} s")
+    first = min(speech.start * FRAME_SAMPLES // frame, len(embeddings) - 1)
     embeddings = embeddings[first : max(first + 1, -(-speech.end * FRAME_SAMPLES // frame))]
     shift = round(clip.start_s * SAMPLE_RATE) // FRAME_SAMPLES
     speech = Speech(speech.start + shift, speech.end + shift)

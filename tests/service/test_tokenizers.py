@@ -95,7 +95,7 @@ def test_build_writes_a_tokenizer_into_the_data_folder(
     assert (code, out) == (0, ""), err
     target = home / "tokenizers" / "accurate.onnx"
     assert Tokenizer(target).info.trained_on == "zeros"
-    assert err.splitlines()[-1] == f"to use it: SAYAGAIN_TOKENIZER={target}"
+    assert err.splitlines()[-1] == "to use it: sayagain index FOLDER --archive NAME --tokenizer accurate"
     assert [path.name for path in target.parent.iterdir()] == ["accurate.onnx"]
 
 
