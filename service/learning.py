@@ -26,7 +26,9 @@ def train(
     tune_minutes: Annotated[
         float, typer.Option(min=0.0, help="tune the teacher first, for so long (needs --words)")
     ] = 0.0,
-    minutes: Annotated[float, typer.Option(min=0.0, help="budget of training; it resumes until that is spent")] = 120.0,
+    minutes: Annotated[float, typer.Option(min=0.0, help="of distillation; it resumes until that is spent")] = 120.0,
+    stage_1_minutes: Annotated[float, typer.Option(min=0.0, help="of word pairs after it (needs --words)")] = 0.0,
+    stage_2_minutes: Annotated[float, typer.Option(min=0.0, help="of token prediction after that")] = 0.0,
     rounds: Annotated[int, typer.Option(min=0, help="without words: rounds of pairs found by the sound alone")] = 2,
     start: Annotated[Path | None, typer.Option(help="a student's weights to begin with (safetensors)")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
@@ -39,11 +41,12 @@ def train(
 
         from model.training import recipe
 
-        if tune_minutes and words is None:
-            raise typer.BadParameter("needs --words", param_hint="--tune-minutes")
+        if words is None and (tune_minutes or stage_1_minutes or stage_2_minutes):
+            raise typer.BadParameter("tuning and the word stages learn from words", param_hint="--words")
         excluded = frozenset() if exclude is None else frozenset(exclude.read_text(encoding="utf-8").split())
         corpus = recipe.Corpus(folder, manifest, words=words, excluded=excluded)
-        plan = recipe.plan(minutes, words is not None, tune_minutes, tuned, rounds)
+        pairs = rounds if words is None else (stage_1_minutes, stage_2_minutes)
+        plan = recipe.plan(minutes, tune_minutes, tuned, pairs)
         card = recipe.train(corpus, teacher, work, plan, torch.device(device), workers, start)
         if as_json:
             print_line(card)

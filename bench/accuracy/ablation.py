@@ -26,13 +26,11 @@ from model.encoder import FRAME_SECONDS
 from model.tokenizer import DEFAULT_WEIGHTS
 from model.training import recipe
 from model.training.features import load_whitening
-from model.training.stages import WEIGHTS_FILE, Stage
+from model.training.stages import STAGE_1, STAGE_2, WEIGHTS_FILE, Stage
 
-SCRATCH = Stage(learning_rate=1e-3, distil=0.0, words=1.0, rows=8, evaluate_steps=100_000)
+SCRATCH = Stage(learning_rate=1e-3, distil=0.0, words=1.0, rows=8)
 CODEBOOK_SIZE = 2_048  # of every row and task, so that rows differ in their embeddings alone
-KEEP = Stage(learning_rate=4e-4, rows=32, evaluate_steps=100_000)
-STAGE_1 = replace(KEEP, learning_rate=3e-4, rows=20, words=1.0, codes=0.3)
-STAGE_2 = replace(STAGE_1, ctc=True, framewise=True)
+KEEP = Stage(learning_rate=4e-4, rows=32)
 
 
 @dataclass(frozen=True)

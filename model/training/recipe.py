@@ -66,25 +66,23 @@ class Plan:
     tuned: Path | None = None
 
 
-def plan(minutes: float, words: bool, tune_minutes: float, tuned: Path | None, rounds: int) -> Plan:
-    """The usual plan: most of the budget distils, the rest is for words, or for rounds of pairs found by their sound.
+def plan(minutes: float, tune_minutes: float, tuned: Path | None, pairs: tuple[float, float] | int) -> Plan:
+    """The usual plan: tuning if it is asked for, `minutes` of distillation, and the word stages.
 
-    Without a tuned part the one that ships serves, where there is one.
+    `pairs` has the minutes of Stage I and of Stage II where there are words, or, where there are none, the rounds of
+    pairs found by their sound, which share a third of `minutes`. Without a tuned part the one that ships serves.
     """
     if tuned is None and not tune_minutes and DEFAULT_TUNED.exists():
         tuned = DEFAULT_TUNED
-    tuning_settings = tuning.TuningSettings(minutes=tune_minutes) if tune_minutes else None
-    words_stage = stages.Stage(learning_rate=3e-4, rows=20, words=1.0, codes=0.3)
-    if words:
-        following = [
-            replace(words_stage, name="stage-1", minutes=0.2 * minutes),
-            replace(words_stage, name="stage-2", minutes=0.2 * minutes, ctc=True, framewise=True),
-        ]
+    if isinstance(pairs, int):
+        each = minutes / 3 / pairs if pairs else 0.0
+        following = [replace(stages.STAGE_1, name=f"round-{i + 1}", minutes=each) for i in range(pairs)]
+        minutes -= each * pairs
     else:
-        each = 0.4 * minutes / rounds if rounds else 0.0
-        following = [replace(words_stage, name=f"round-{i + 1}", minutes=each) for i in range(rounds)]
-    distil = stages.Stage(name="distil", minutes=minutes - sum(stage.minutes for stage in following))
-    return Plan((distil, *following), tuning_settings, tuned)
+        both = (replace(stages.STAGE_1, minutes=pairs[0]), replace(stages.STAGE_2, minutes=pairs[1]))
+        following = [stage for stage in both if stage.minutes]
+    tuning_settings = tuning.TuningSettings(minutes=tune_minutes) if tune_minutes else None
+    return Plan((stages.Stage(name="distil", minutes=minutes), *following), tuning_settings, tuned)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -60,6 +60,11 @@ class Stage:
     shape: EncoderShape = field(default_factory=EncoderShape)
     distillation: DistilSettings = field(default_factory=DistilSettings)
     pairs: PairSettings = field(default_factory=PairSettings)
+
+
+# Distillation weighs three times the words: with as much for both, words of other languages and voices lose.
+STAGE_1 = Stage(name="stage-1", learning_rate=3e-4, rows=20, distil=3.0, words=0.5, codes=0.1)
+STAGE_2 = replace(STAGE_1, name="stage-2", learning_rate=2e-4, ctc=True, framewise=True)
 
 
 def learning_rate(stage: Stage, step: int, share: float) -> float:
