@@ -205,7 +205,8 @@ def _round(
     stage = stages.Stage(
         name=here.name, minutes=max(each_s - saved["search_s"], 0.5 * each_s) / 60.0,
         learning_rate=settings.learning_rate, final_rate=settings.learning_rate / 50, warmup_steps=50, rows=16,
-        distil=stages.STAGE_1.distil, words=stages.STAGE_1.words if contrasting else 0.0, checkpoint_s=60.0, seed=settings.seed + number,
+        distil=stages.STAGE_1.distil, words=stages.STAGE_1.words if contrasting else 0.0,
+        checkpoint_s=60.0, seed=settings.seed + number,
         shape=student.shape, distillation=DistilSettings(seed=settings.seed),
         # The labels of found pairs are numbers: none sounds like another.
         pairs=PairSettings(hard=0.0, other_languages=0.0),
