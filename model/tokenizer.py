@@ -75,20 +75,21 @@ class Tokenizer:
 
         `before` and `after` are the samples around, where they are known: with at least the declared context (or
         all there is up to the ends of the recording) a stretch gets exactly what one pass over everything gives it.
-        `before` must be a whole number of frames long. A `segment` tokenizer takes no notice of them; what is longer
-        than 29 s it gets in windows of equal length that overlap by 2 s, and each keeps the inner half of an overlap.
+        `before` must be a whole number of frames long. A `segment` tokenizer hears all of it as one segment; what is
+        longer than 29 s it gets in windows of equal length that overlap by 2 s, and each keeps the inner half of an
+        overlap.
         """
         frames = len(samples) // self.frame_samples
         if frames == 0:
             return np.zeros((0, self.codebook.dim), np.float32)
-        if self.info.context == "segment":
-            return self._embed_segment(samples, frames)
         before = samples[:0] if before is None else before
         after = samples[:0] if after is None else after
         if len(before) % self.frame_samples:
             raise ValueError(f"{len(before)} samples before are no whole number of {self.frame_samples}-sample frames")
         whole = np.concatenate([before, samples, after])
         first = len(before) // self.frame_samples
+        if self.info.context == "segment":
+            return self._embed_segment(whole, len(whole) // self.frame_samples)[first : first + frames]
         left = -(-self.info.left_context_samples // self.frame_samples) * self.frame_samples  # keeps the frame grid
         parts: list[Float32] = []
         while len(parts) * BLOCK_FRAMES < frames:

@@ -336,6 +336,17 @@ def test_a_segment_tokenizer_gets_long_clips_in_windows(
     assert min(lengths) > 0.95 * max(lengths)
 
 
+def test_a_segment_tokenizer_hears_what_is_around_a_stretch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = Tokenizer(saved(tiny(metadata={"context": "segment"}), tmp_path), threads=1)
+    samples = noise(3.0)
+    heard: list[int] = []
+    run = tokenizer._run
+    monkeypatch.setattr(tokenizer, "_run", lambda part: heard.append(len(part)) or run(part))
+    middle = tokenizer.embed(samples[16_000:32_000], samples[:16_000], samples[32_000:])
+    assert heard == [48_000]
+    assert np.array_equal(middle, run(samples)[25:50])
+
+
 def test_an_answer_that_is_too_short_is_an_error(tmp_path: Path) -> None:
     tokenizer = Tokenizer(saved(tiny(pads=[0, 0]), tmp_path), threads=1)
     with pytest.raises(TokenizerError, match="gave 24 embeddings for 25 frames"):
