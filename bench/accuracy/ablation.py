@@ -1,7 +1,8 @@
 """What each part of the training gives: short runs with one budget a block, measured alike, as one table in Markdown.
 
     python -m bench.accuracy.ablation --speech SPEECH --tasks TASKS --teacher WEIGHTS --work WORK
-        [--start STUDENT.safetensors] [--tuned TUNED.safetensors] [--minutes 3] [--seeds 3] [--row NAME …] [--shipped]
+        [--start STUDENT.safetensors] [--tuned TUNED.safetensors] [--minutes 3] [--seeds 3] [--row NAME …]
+        [--task english …]
 
 WORK is a work folder of `sayagain train --words …`, so that features, whitening and words are there. The distilled rows
 go on from `--start`. Rows that WORK/ablation has already are not run again.
@@ -22,6 +23,7 @@ import torch
 
 from bench.accuracy import embedders, probes, tables, teachers
 from bench.accuracy.embedders import Embed, Embedder
+from bench.accuracy.matchers import MATCHERS
 from model.encoder import FRAME_SECONDS
 from model.tokenizer import DEFAULT_WEIGHTS
 from model.training import recipe
@@ -58,6 +60,7 @@ BLOCKS = (
     Block("tuned teacher distilled, Stage I", "tuned teacher distilled", True, STAGE_1),
     Block("tuned teacher distilled, Stage I, Stage II", "tuned teacher distilled, Stage I", True, STAGE_2),
 )  # fmt: skip
+HOW = {"english": (MATCHERS, True), "malayalam": (("edit", "centroids"), False)}  # matchers, and whether in noise too
 SEEDED = ("tuned teacher distilled, Stage I", "tuned teacher distilled, Stage I, Stage II")
 
 
@@ -99,15 +102,19 @@ def trained(arguments: argparse.Namespace, seeds: int) -> Iterator[tuple[str, in
 
 def subjects(arguments: argparse.Namespace) -> Iterator[tuple[str, int, Embed]]:
     """Every row's embedder, trained as it is asked for."""
-    if arguments.row is None:
+
+    def wanted(row: str) -> bool:
+        return arguments.row is None or row in arguments.row
+
+    if wanted("MFCC"):
         yield "MFCC", 0, embedders.of_mfcc()
     for row, seed, weights in trained(arguments, arguments.seeds):
         yield row, seed, embedders.of_student(weights)
-    if arguments.shipped:
-        yield "shipped (fast)", 0, embedders.of_tokenizer(DEFAULT_WEIGHTS)
-    if arguments.row is None:
-        whitening = load_whitening(arguments.work)
-        for name, tuned in (("the teacher itself", None), ("the tuned teacher itself", arguments.tuned)):
+    if wanted("fast, as shipped"):
+        yield "fast, as shipped", 0, embedders.of_tokenizer(DEFAULT_WEIGHTS)
+    whitening = load_whitening(arguments.work)
+    for name, tuned in (("the teacher itself", None), ("the tuned teacher itself", arguments.tuned)):
+        if wanted(name):
             with tempfile.TemporaryDirectory() as folder:
                 yield name, 0, teachers.embedder(arguments.teacher, whitening, tuned, Path(folder))
 
@@ -123,8 +130,8 @@ def main() -> None:
     parser.add_argument("--tuned", type=Path, help="the tuned part of the teacher")
     parser.add_argument("--minutes", type=float, default=3.0, help="of each block")
     parser.add_argument("--seeds", type=int, default=1, help="of the last rows")
-    parser.add_argument("--row", action="append", help="only these blocks")
-    parser.add_argument("--shipped", action="store_true", help="a row for the committed tokenizer too")
+    parser.add_argument("--row", action="append", help="only these rows")
+    parser.add_argument("--task", nargs="+", default=list(HOW), choices=list(HOW))
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     out = arguments.work / "ablation" / "rows.jsonl"
@@ -135,10 +142,11 @@ def main() -> None:
         if (row, seed) in done:
             continue
         frame_s = embed.frame_seconds if isinstance(embed, Embedder) else FRAME_SECONDS
-        for task, noise in (("english", arguments.speech / "noise"), ("malayalam", None)):
+        for task in arguments.task:
+            matchers, noise = HOW[task]
             rows = probes.measure(
                 embed, frame_s, arguments.tasks / f"{task}.json", arguments.speech / "dev" / task,
-                noise=noise, size=CODEBOOK_SIZE,
+                noise=arguments.speech / "noise" if noise else None, matchers=matchers, size=CODEBOOK_SIZE,
             )  # fmt: skip
             with out.open("a", encoding="utf-8") as file:
                 for measured in rows:

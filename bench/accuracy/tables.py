@@ -48,8 +48,8 @@ TOKENS = (
 )
 MATCHERS = tuple(
     Column(f"{task[:2]}, {matcher}", task, "isolated", matcher, ("map",))
-    for task in (EN, ML)
-    for matcher in ("edit", "centroids", "pq", "continuous")
+    for task, matchers in ((EN, ("edit", "centroids", "pq", "continuous")), (ML, ("edit", "centroids")))
+    for matcher in matchers
 )
 ENGLISH = (
     Column("MAP iv", EN, "isolated", "centroids", ("map_iv",)),
