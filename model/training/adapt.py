@@ -22,9 +22,10 @@ from model.export import Description, export
 from model.tokenizer import Tokenizer
 from model.training import recipe, stages
 from model.training.consistency import Consistency, HeldOut, hold_out, measure
+from model.training.data import write_atomically
 from model.training.distil import Cutter, DistilSettings, Sampler
 from model.training.embedding import embed_samples
-from model.training.imported import save_student, student_from_onnx
+from model.training.imported import student_from_onnx
 from model.training.pairs import PairSettings, WordSampler
 from model.training.sample import PIECE_FRAMES, Sample, draw_sample
 from model.training.selfsearch import find_pairs, pieces, shifted
@@ -90,7 +91,7 @@ def adapt(
     if (work / REPORT_FILE).exists() and (work / ADAPTED_FILE).exists():
         return load_report(work)
     if not (work / START_FILE).exists():
-        save_student(student_from_onnx(weights), work / START_FILE)
+        stages.save_student(student_from_onnx(weights), work / START_FILE)
     sample = draw_sample(files, work, settings.sample_hours, settings.held_out, workers, settings.seed)
     start = stages.load_student(work / START_FILE).to(device)
     held_out, before = _measured_before(start, sample, work, settings, device)
@@ -107,7 +108,7 @@ def adapt(
         before, after, helped(before, after), tuple(pairs), len(sample.train) + len(sample.held_out),
         len(sample.held_out), round(hours, 3), settings.minutes,
     )  # fmt: skip
-    _write_json(asdict(report), work / REPORT_FILE)
+    write_atomically(work / REPORT_FILE, json.dumps(asdict(report)))
     return report
 
 
@@ -134,7 +135,7 @@ def _claim(work: Path, weights: Path, settings: AdaptSettings) -> None:
     """Note what the work folder is for. Raises WorkDiffers."""
     mine = {"tokenizer": Tokenizer(weights, threads=1).info.sha256, **asdict(settings)}
     if not (work / STATE_FILE).exists():
-        _write_json(mine, work / STATE_FILE)
+        write_atomically(work / STATE_FILE, json.dumps(mine))
         return
     found = _read_json(work / STATE_FILE)
     differing = [f"{key} {found.get(key)} (now {mine[key]})" for key in mine if found.get(key) != mine[key]]
@@ -158,7 +159,7 @@ def _measured_before(
     )
     held_out = hold_out(sample.whole, sample.held_out, words, settings.seed)
     before = measure(start, held_out, device)
-    _write_json({"before": asdict(before), "words": [asdict(word) for word in words]}, path)
+    write_atomically(path, json.dumps({"before": asdict(before), "words": [asdict(word) for word in words]}))
     return held_out, before
 
 
@@ -197,7 +198,7 @@ def _round(
             budget_s=SEARCH_SHARE * each_s, most=settings.most_pairs, seed=settings.seed + number,
         )  # fmt: skip
         spent = {"search_s": time.monotonic() - began, "words": [asdict(word) for word in found]}
-        _write_json(spent, here / PAIRS_FILE)
+        write_atomically(here / PAIRS_FILE, json.dumps(spent))
     saved = _read_json(here / PAIRS_FILE)
     words = shifted([Word(**word) for word in saved["words"]], sample.whole, sample.pieces)
     groups = Groups(words, held_labels=0.0, held_speakers=0.0)
@@ -215,7 +216,7 @@ def _round(
     cutter = Cutter(sample.pieces, targets)
     pairs = WordSampler(cutter, groups, frozenset(), stage.pairs) if contrasting else None
     scores = stages.run(stage, sampler, pairs, here, device, start)
-    _write_json({**scores, "pairs": len(groups.labels)}, here / DONE_FILE)
+    write_atomically(here / DONE_FILE, json.dumps({**scores, "pairs": len(groups.labels)}))
     return weights, len(groups.labels)
 
 
@@ -236,9 +237,3 @@ def _export(student: Student, checkpoint: Path, sample: Sample, old: Path, work:
 
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write_json(value: object, path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value), encoding="utf-8")
-    partial.replace(path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,6 @@ import numpy.typing as npt
 import onnx
 import torch
 from onnx import numpy_helper
-from safetensors.torch import save_file
 
 from model import frontend
 from model.encoder import FRAME_SAMPLES, EncoderShape
@@ -57,14 +54,6 @@ def student_from_onnx(path: Path) -> Student:
     if not off <= TOLERANCE:
         raise _not_ours(path, f"its weights do not give its embeddings (off by {off:.2g})")
     return student
-
-
-def save_student(student: Student, path: Path) -> None:
-    """As a stage leaves it (safetensors); an unfinished file never has that name."""
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in student.state_dict().items()}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, {"shape": json.dumps(asdict(student.shape))})
-    partial.replace(path)
 
 
 def _shape(arrays: dict[str, npt.NDArray[np.generic]], path: Path) -> EncoderShape:

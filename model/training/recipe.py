@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from model.codebook import Codebook, fit_codebook
 from model.encoder import FRAME_SECONDS
 from model.export import Description, export
 from model.training import data, features, mining, stages, targets, teacher, tuning
 from model.training.distil import Cutter, Sampler
+from model.training.embedding import embed_recordings
 from model.training.features import Features, Whitening
 from model.training.lowrank import TunedTeacher, load_tuned
 from model.training.pairs import WordSampler
@@ -210,16 +210,6 @@ def write_tuned_part(tuned: Path, target: npt.NDArray[np.float16], description: 
     partial.replace(out)
 
 
-@torch.inference_mode()
-def embed(student: Student, pack: data.Pack, recordings: npt.NDArray[np.int64], device: torch.device) -> Tensor:
-    """Embeddings of whole recordings one after another: float32 [frames, dim]."""
-    parts = []
-    for recording in recordings:
-        waveform = torch.from_numpy(pack.waveform(int(recording)).astype(np.float32) / 32767.0)
-        parts.append(student(waveform[None].to(device))[0].cpu())
-    return torch.cat(parts)
-
-
 def fit_own_codebook(student: Student, pack: data.Pack, device: torch.device, seed: int = 0) -> Codebook:
     """The tokenizer's own codebook: recordings of all languages with their pauses, and noise."""
     rng = np.random.default_rng(seed)
@@ -230,9 +220,9 @@ def fit_own_codebook(student: Student, pack: data.Pack, device: torch.device, se
         return order[:enough]
 
     noise = round(CODEBOOK_FRAMES * NOISE_SHARE)
-    parts = [embed(student, pack, some("speech", CODEBOOK_FRAMES - noise), device).numpy()]
+    parts = embed_recordings(student, pack, some("speech", CODEBOOK_FRAMES - noise).tolist(), device)
     if len(pack.recordings("noise")):
-        parts.append(embed(student, pack, some("noise", noise), device).numpy())
+        parts += embed_recordings(student, pack, some("noise", noise).tolist(), device)
     embeddings = np.concatenate(parts)
     return fit_codebook(embeddings, min(CODEBOOK_SIZE, len(embeddings) // 4), seed=seed)
 
@@ -312,9 +302,7 @@ def found_by_sound(
     order = np.random.default_rng(seed).permutation(pack.recordings("speech"))
     enough = int(np.searchsorted(np.cumsum(pack.frames[order]) * FRAME_SECONDS, hours * 3600)) + 1
     recordings = order[:enough]
-    embeddings = [
-        embed(student.to(device), pack, recordings[i : i + 1], device).numpy() for i in range(len(recordings))
-    ]
+    embeddings = embed_recordings(student.to(device), pack, recordings.tolist(), device)
     return Groups(mining.by_sound(pack, recordings, embeddings, seed=seed), held_labels=0.0, held_speakers=0.0)
 
 

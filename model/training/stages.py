@@ -98,6 +98,14 @@ def load_student(path: Path) -> Student:
     return student.eval()
 
 
+def save_student(student: Student, path: Path) -> None:
+    """As a stage leaves it (safetensors); an unfinished file never has that name."""
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in student.state_dict().items()}
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, {"shape": json.dumps(asdict(student.shape))})
+    partial.replace(path)
+
+
 def _atomic_save(value: object, path: Path) -> None:
     partial = path.with_suffix(".partial")
     torch.save(value, partial)
@@ -223,10 +231,7 @@ def run(
             },
             checkpoint,
         )  # fmt: skip
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in average.state_dict().items()}
-        partial = work / (WEIGHTS_FILE + ".partial")
-        save_file(tensors, partial, {"shape": json.dumps(asdict(stage.shape))})
-        partial.replace(work / WEIGHTS_FILE)
+        save_student(average, work / WEIGHTS_FILE)
 
     def embed(waveform: Tensor, noise: Tensor, spec: DistilSettings | PairSettings) -> Tensor:
         changed = augment(waveform.to(device), noise.to(device), spec.augmentation, generator)

@@ -10,7 +10,7 @@ import torch
 from model.codebook import fit_codebook
 from model.encoder import FRAME_SAMPLES, EncoderShape
 from model.export import Description, export
-from model.training.imported import save_student
+from model.training.stages import save_student
 from model.training.student import Student
 
 SMALL = EncoderShape(width=16, hidden=24, blocks=2, kernel=5, dim=32)
