@@ -18,7 +18,7 @@ from model.tokenizer import Tokenizer
 
 SAMPLE_S = 3_600.0  # heard at most
 LEAST_SPEECH_S = 600.0  # in the archive: with less, the tokenizer's own codebook serves
-FRAMES_PER_CENTROID = 10  # of the sample, at least
+FRAMES_PER_CENTROID = 8  # of the sample, at least
 LEAST_SIZE = 64  # no codebook of an archive is smaller
 MARGIN_S = 30.0  # that a file may be longer than its container claims, and a fifth
 BYTES_PER_S = 4_000.0  # of a file whose container does not say how long it is: 32 kbit/s
@@ -90,7 +90,7 @@ def fit(
     codebook = fit_codebook(embeddings, size, seed=seed, parts=PQ_PARTS if codes else 0)
     parameters = {
         "seed": seed, "sample_frames": frames, "sample_files": len(sample), "archive_s": round(total_s, 1),
-        "method": "spherical k-means",
+        "method": "spherical k-means in two levels",
     }  # fmt: skip
     return Fitted(codebook, "archive", parameters, _whole(sample))
 

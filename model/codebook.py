@@ -16,11 +16,14 @@ import numpy.typing as npt
 Float32 = npt.NDArray[np.float32]
 
 MIN_SIZE, MAX_SIZE = 512, 8_192
-FRAMES_PER_CENTROID = 20  # of the archive; see `codebook_size`
+FRAMES_PER_CENTROID = 10  # of the archive; see `codebook_size`
 PQ_PARTS, PQ_SIZE = 8, 256
 SWITCH_PENALTY = 0.1  # cosine that a change of token must gain over its run; docs/decisions.md has the figures
 _BLOCK = 1_024  # rows of a similarity matrix held at a time
-ITERATIONS = 10
+_PATH_BLOCK = 256  # states
+ITERATIONS = 8
+FINAL_ITERATIONS = 2
+GROUP_FRAMES = 64  # per group of the first level
 FIT_FRAMES = 16  # per centroid: more serve it no better and cost time
 
 
@@ -105,7 +108,7 @@ class Codebook:
 
 
 def codebook_size(frames: int) -> int:
-    """K for an archive of so many frames: the power of two nearest to frames / 20, within 512 to 8,192."""
+    """K for an archive of so many frames: the power of two nearest to frames / 10, within 512 to 8,192."""
     exponent = round(float(np.log2(max(1.0, frames / FRAMES_PER_CENTROID))))
     return int(np.clip(2**exponent, MIN_SIZE, MAX_SIZE))
 
@@ -129,22 +132,51 @@ def fit_codebook(
 
 
 def spherical_kmeans(embeddings: Float32, size: int, *, seed: int = 0, iterations: int = ITERATIONS) -> Float32:
-    """Unit centroids float32 [size, dim] of unit `embeddings`; an empty cluster moves to the worst-served frames."""
+    """Unit centroids float32 [size, dim] of unit `embeddings`, in two levels.
+
+    First about sqrt(size) groups of frames, then in each group as many centroids as its share of the frames, then
+    FINAL_ITERATIONS among all: several times less work than all against all from the start, for the same distortion
+    (docs/decisions.md). `iterations` are those of the first two. Raises CodebookError where frames are too few.
+    """
     if len(embeddings) < size:
         raise CodebookError(f"{len(embeddings)} frames cannot carry {size} centroids")
     rng = np.random.default_rng(seed)
     points = embeddings[rng.permutation(len(embeddings))[: FIT_FRAMES * size]]
-    centroids = points[:size].copy()
-    for iteration in range(iterations):
-        # The first half of the way is as well found on fewer points.
-        part = points[: FIT_FRAMES // 2 * size] if iteration < iterations // 2 else points
-        ids, similarity = _nearest_with_similarity(part, centroids)
-        sums = _sums(part, ids, size)
-        counts = np.bincount(ids, minlength=size)
-        empty = np.flatnonzero(counts == 0)
+    groups = max(1, round(size**0.5))
+    coarse = _lloyd(points[: GROUP_FRAMES * groups], points[:groups], iterations)
+    of_group = _nearest(points, coarse)
+    counts = np.bincount(of_group, minlength=groups)
+    members = np.split(np.argsort(of_group, kind="stable"), np.cumsum(counts)[:-1])
+    fine = [
+        _lloyd(points[inside], points[inside[:wanted]], iterations)
+        for inside, wanted in zip(members, _shares(counts, size), strict=True)
+        if wanted
+    ]
+    return _lloyd(points, np.concatenate(fine), FINAL_ITERATIONS)
+
+
+def _shares(counts: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
+    """`total` shared out in proportion to `counts`, to none more than it has (largest remainders)."""
+    exact = counts * (total / counts.sum())
+    shares: npt.NDArray[np.int64] = np.minimum(np.floor(exact), counts).astype(np.int64)
+    while shares.sum() < total:
+        missing = total - int(shares.sum())
+        spare = np.where(shares < counts, exact - shares, -np.inf)
+        first = np.argsort(-spare, kind="stable")[:missing]
+        shares[first[spare[first] > -np.inf]] += 1
+    return shares
+
+
+def _lloyd(points: Float32, centroids: Float32, iterations: int) -> Float32:
+    """Lloyd's iterations on the sphere; an empty cluster moves to the worst-served points."""
+    size = len(centroids)
+    for _ in range(iterations):
+        ids, similarity = _nearest_with_similarity(points, centroids)
+        sums = _sums(points, ids, size)
+        empty = np.flatnonzero(np.bincount(ids, minlength=size) == 0)
         if len(empty):
             worst = np.argpartition(similarity, len(empty) - 1)[: len(empty)]
-            sums[empty] = part[worst]
+            sums[empty] = points[worst]
         norms = np.linalg.norm(sums, axis=1, keepdims=True)
         centroids = np.where(norms > 1e-6, sums / np.maximum(norms, 1e-6), centroids).astype(np.float32)
     return centroids
@@ -170,23 +202,37 @@ def _sums(points: Float32, ids: npt.NDArray[np.integer], size: int) -> Float32:
     return out
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
 def _steady_path(similarity: Float32, penalty: np.float32) -> npt.NDArray[np.int32]:
-    """Best path through [frames, K] where each change costs `penalty`; a change comes from the best state."""
+    """Best path through [frames, K] where each change costs `penalty`; a change comes from the best state.
+
+    States are gone through in blocks whose highest total is known, so that only one block is searched for the best.
+    """
     frames, size = similarity.shape
-    stayed = np.zeros((frames, size), np.bool_)
+    stayed = np.empty((frames, size), np.bool_)
     best = np.zeros(frames, np.int32)
     total = similarity[0].copy()
+    best[0] = total.argmax()
     for t in range(1, frames):
-        best[t] = total.argmax()
-        changed = total[best[t]] - penalty
-        for k in range(size):
-            stayed[t, k] = total[k] >= changed
-            total[k] = max(total[k], changed) + similarity[t, k]
+        changed = total[best[t - 1]] - penalty
+        highest, where = np.float32(-np.inf), 0
+        for first in range(0, size, _PATH_BLOCK):
+            highest_here = np.float32(-np.inf)
+            for k in range(first, min(first + _PATH_BLOCK, size)):
+                stays = total[k] >= changed
+                stayed[t, k] = stays
+                value = (total[k] if stays else changed) + similarity[t, k]
+                total[k] = value
+                highest_here = max(highest_here, value)
+            if highest_here > highest:
+                highest, where = highest_here, first
+        while total[where] != highest:
+            where += 1
+        best[t] = where
     path = np.zeros(frames, np.int32)
-    path[-1] = total.argmax()
+    path[-1] = best[-1]
     for t in range(frames - 1, 0, -1):
-        path[t - 1] = path[t] if stayed[t, path[t]] else best[t]
+        path[t - 1] = path[t] if stayed[t, path[t]] else best[t - 1]
     return path
 
 

@@ -245,7 +245,7 @@ def test_a_long_recording_is_cut_and_its_codebook_fitted(index: Indexing, engine
     stages: list[Progressed] = []
     report = index(codebook="archive", progress=stages.append)
     assert report.codebook_kind == "archive"
-    assert report.codebook_size == 256  # 3,250 frames, ten for each centroid
+    assert report.codebook_size == 256  # 3,250 frames, eight at least for each centroid
     assert 0.5 < report.entropy <= 1.0
     stored = rows(engine)
     assert len(stored) > 6
