@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from safetensors import safe_open
 
-from model import frontend
+from model import attention, convolution
 from model.codebook import Codebook
-from model.encoder import FRAME_SECONDS, STEM_PAD, STEM_STRIDE, EncoderShape
-from model.graph import GraphBuilder, write_model
+from model.encoder import (
+    FRAME_SAMPLES,
+    FRAME_SECONDS,
+    AttentionShape,
+    EncoderShape,
+    shape_from_json,
+    shape_to_json,
+)
+from model.frontend import HOP, PAD, FrontEnd
+from model.graph import Bits, GraphBuilder, Weights, write_model
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class ExportError(Exception):
 def read_weights(path: Path) -> tuple[EncoderShape, dict[str, npt.NDArray[np.float32]]]:
     """Shape and parameters of a student checkpoint (safetensors). Raises ExportError where a tensor is amiss."""
     with safe_open(path, "numpy") as file:
-        shape = EncoderShape(**json.loads(file.metadata()["shape"]))
+        shape = shape_from_json(file.metadata()["shape"])
         tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
     for name, sides in shape.parameters():
         if name not in tensors or tensors[name].shape != sides:
@@ -46,49 +52,29 @@ def read_weights(path: Path) -> tuple[EncoderShape, dict[str, npt.NDArray[np.flo
     return shape, tensors
 
 
-def _front_end(g: GraphBuilder) -> str:
-    """`frontend.log_mel` of `waveform` [batch, samples]: [batch, MELS, 1, frames]."""
-    basis = frontend.fourier_basis(frontend.WINDOW, frontend.FFT)
-    bank = frontend.mel_bank(frontend.MELS, frontend.FFT, frontend.LOW_HZ, frontend.HIGH_HZ)
-    energy = g.mel_energy("waveform", basis, bank, frontend.HOP, frontend.PAD)
-    log = g.op("Log", g.op("Add", energy, g.scalar("floor", frontend.FLOOR)))
-    return g.op("Mul", g.op("Sub", log, g.scalar("mel_mean", frontend.MEAN)), g.scalar("mel_scale", frontend.SCALE))
-
-
-def _encoder(g: GraphBuilder, x: str, shape: EncoderShape, weights: dict[str, npt.NDArray[np.float32]]) -> str:
-    """Unit embeddings [batch, frames, dim] of the front end's output."""
-
-    def convolution(x: str, name: str, **attributes: Any) -> str:
-        weight = g.constant(f"{name}.weight", weights[f"{name}.weight"][:, :, None])
-        return g.op("Conv", x, weight, g.constant(f"{name}.bias", weights[f"{name}.bias"]), **attributes)
-
-    def linear(x: str, name: str) -> str:
-        return g.linear(x, name, weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    def norm(x: str, name: str) -> str:
-        return g.norm(x, name, weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    for stem in ("stem.0", "stem.1"):
-        x = g.op("Gelu", convolution(x, stem, strides=[1, STEM_STRIDE], pads=[0, STEM_PAD] * 2))
-    # [batch, width, 1, frames] for the convolutions, [batch, frames, width] for all that is done per frame.
-    x = g.op("Transpose", g.op("Squeeze", x, g.axes(2)), perm=[0, 2, 1])
-    reach = shape.kernel // 2
-    for i in range(shape.blocks):
-        y = g.op("Unsqueeze", g.op("Transpose", x, perm=[0, 2, 1]), g.axes(2))
-        y = convolution(y, f"blocks.{i}.depthwise", group=shape.width, pads=[0, reach] * 2)
-        y = g.op("Transpose", g.op("Squeeze", y, g.axes(2)), perm=[0, 2, 1])
-        y = linear(norm(y, f"blocks.{i}.norm"), f"blocks.{i}.expand")
-        y = linear(g.op("Gelu", y), f"blocks.{i}.contract")
-        x = g.op("Add", x, g.op("Mul", y, g.constant(f"blocks.{i}.scale", weights[f"blocks.{i}.scale"])))
-    return g.embeddings(linear(norm(x, "norm"), "head"))
+def _front_end(g: GraphBuilder, spec: FrontEnd) -> str:
+    """`FrontEnd.log_mel` of `waveform` [batch, samples], of whole frames: [batch, mels, 1, 4 * frames]."""
+    energy = g.mel_energy("waveform", spec.basis, spec.bank, HOP, PAD)
+    steps = g.op("Div", g.op("Shape", "waveform", start=1, end=2), g.axes(FRAME_SAMPLES))
+    energy = g.op("Slice", energy, g.axes(0), g.op("Mul", steps, g.axes(FRAME_SAMPLES // HOP)), g.axes(3))
+    log = g.op("Log", g.op("Add", energy, g.scalar("floor", spec.floor)))
+    return g.op("Mul", g.op("Sub", log, g.scalar("mel_mean", spec.mean)), g.scalar("mel_scale", spec.scale))
 
 
 def build(
-    shape: EncoderShape, weights: dict[str, npt.NDArray[np.float32]], codebook: Codebook, description: Description
+    shape: EncoderShape, weights: Weights, codebook: Codebook, description: Description, bits: Bits = 32
 ) -> onnx.ModelProto:
-    """The whole graph: `waveform` [batch, samples] to `ids` and `embeddings`, checked."""
-    g = GraphBuilder()
-    g.ids(_encoder(g, _front_end(g), shape, weights), codebook.centroids)
+    """The whole graph: `waveform` [batch, samples] to `ids` and `embeddings`, checked.
+
+    `bits` are those in which weights are stored; what is computed is float32 either way.
+    """
+    g = GraphBuilder(bits)
+    mel = _front_end(g, shape.FRONT_END)
+    if isinstance(shape, AttentionShape):
+        embedding = attention.encode(g, mel, shape, weights)
+    else:
+        embedding = convolution.encode(g, mel, shape, weights)
+    g.ids(g.embeddings(embedding), codebook.centroids)
     if codebook.pq is not None:
         g.constant("pq", codebook.pq)
     metadata = {
@@ -97,11 +83,12 @@ def build(
         "context": "bounded",
         "left_context_samples": str(shape.context_samples),
         "right_context_samples": str(shape.context_samples),
+        "encoder": shape_to_json(shape),
     }
     return g.tokenizer(description.name, codebook.dim, metadata)
 
 
-def export(weights_path: Path, codebook: Codebook, description: Description, out: Path) -> None:
+def export(weights_path: Path, codebook: Codebook, description: Description, out: Path, bits: Bits = 32) -> None:
     """Write the tokenizer of a checkpoint and a codebook to `out`; an unfinished file never has that name."""
     shape, weights = read_weights(weights_path)
-    write_model(build(shape, weights, codebook, description), out)
+    write_model(build(shape, weights, codebook, description, bits), out)

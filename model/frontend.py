@@ -1,6 +1,8 @@
-"""The log-mel front end: one definition, in arrays, used in training and inside the exported graph."""
+"""The log-mel front ends: each defined once, in arrays, used in training and inside the exported graph."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -9,14 +11,57 @@ from model.audio import SAMPLE_RATE
 
 Float32 = npt.NDArray[np.float32]
 
-MELS = 64
 HOP = 160  # samples, 10 ms
 WINDOW = 400  # samples, 25 ms
 PAD = (WINDOW - HOP) // 2  # samples of silence on each side, so that n samples give n // HOP frames
-FFT = 512  # points
-LOW_HZ, HIGH_HZ = 60.0, 7_600.0
-FLOOR = 1e-7  # added to each mel energy before the logarithm: below the noise of 16-bit audio
-MEAN, SCALE = -4.0, 0.25  # fixed: the features of one frame never depend on another's loudness
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """Log-mel energies on a fixed scale: the features of one frame never depend on another's loudness.
+
+    `floor` is added to each mel energy before the natural logarithm; `mean` and `scale` are taken off and multiplied.
+    """
+
+    mels: int
+    fft: int  # points
+    low_hz: float
+    high_hz: float
+    floor: float
+    mean: float
+    scale: float
+
+    @property
+    def basis(self) -> Float32:
+        """`fourier_basis` of its window."""
+        return fourier_basis(WINDOW, self.fft)
+
+    @property
+    def bank(self) -> Float32:
+        """`mel_bank` of its bands."""
+        return mel_bank(self.mels, self.fft, self.low_hz, self.high_hz)
+
+    def log_mel(self, samples: Float32) -> Float32:
+        """Features of one waveform: float32 [samples] at 16 kHz to float32 [samples // HOP, mels].
+
+        The plain form of what the graph computes; training and export build on the same arrays.
+        """
+        frames = len(samples) // HOP
+        padded = np.pad(np.asarray(samples, np.float32), (PAD, PAD))
+        at = HOP * np.arange(frames)[:, None] + np.arange(WINDOW)[None, :]
+        spectrum = padded[at] @ self.basis.T
+        bins = self.fft // 2 + 1
+        power = spectrum[:, :bins] ** 2 + spectrum[:, bins:] ** 2
+        return np.asarray((np.log(power @ self.bank.T + self.floor) - self.mean) * self.scale, np.float32)
+
+
+# For the convolutional encoder; the floor lies below the noise of 16-bit audio.
+NARROW = FrontEnd(mels=64, fft=512, low_hz=60.0, high_hz=7_600.0, floor=1e-7, mean=-4.0, scale=0.25)
+# As Whisper has it, (log10 + 4) / 4 of 80 bands, but for its floor: that one depends on the loudest frame of a window.
+WIDE = FrontEnd(
+    mels=80, fft=400, low_hz=0.0, high_hz=SAMPLE_RATE / 2, floor=1e-8,
+    mean=-4.0 * float(np.log(10.0)), scale=0.25 / float(np.log(10.0)),
+)  # fmt: skip
 
 
 def mel_bank(mels: int, fft: int, low_hz: float, high_hz: float) -> Float32:
@@ -43,18 +88,3 @@ def fourier_basis(window: int, fft: int) -> Float32:
     hann = 0.5 - 0.5 * np.cos(2.0 * np.pi * time / window)
     angle = 2.0 * np.pi * np.outer(np.arange(fft // 2 + 1), time) / fft
     return np.concatenate([np.cos(angle) * hann, -np.sin(angle) * hann]).astype(np.float32)
-
-
-def log_mel(samples: Float32) -> Float32:
-    """Features of one waveform: float32 [samples] at 16 kHz to float32 [samples // HOP, MELS].
-
-    The plain form of what the graph computes; training and export build on the same arrays.
-    """
-    frames = len(samples) // HOP
-    padded = np.pad(np.asarray(samples, np.float32), (PAD, PAD))
-    at = HOP * np.arange(frames)[:, None] + np.arange(WINDOW)[None, :]
-    spectrum = padded[at] @ fourier_basis(WINDOW, FFT).T
-    bins = FFT // 2 + 1
-    power = spectrum[:, :bins] ** 2 + spectrum[:, bins:] ** 2
-    energy = power @ mel_bank(MELS, FFT, LOW_HZ, HIGH_HZ).T
-    return np.asarray((np.log(energy + FLOOR) - MEAN) * SCALE, np.float32)

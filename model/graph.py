@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +14,23 @@ from onnx import TensorProto, helper, numpy_helper
 OPSET = 20  # the first with Gelu
 IR_VERSION = 9
 
+SCALE = ".scale_of_8_bits"  # after the name of what is stored so
+LEAST_COMPACT = 4_096  # numbers: smaller tensors are stored as they are
+
 Array = npt.NDArray[np.generic]
 Float32 = npt.NDArray[np.float32]
+Weights = Mapping[str, Float32]
+Bits = Literal[8, 32]
 
 
 class GraphBuilder:
-    """Nodes and constants under construction; every method returns the name of what it made."""
+    """Nodes and constants under construction; every method returns the name of what it made.
 
-    def __init__(self) -> None:
+    With 8 `bits` the weights of `layer` and `convolution` are stored by `compact`.
+    """
+
+    def __init__(self, bits: Bits = 32) -> None:
+        self.bits = bits
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
 
@@ -29,6 +38,16 @@ class GraphBuilder:
         """An initialiser; the same name again replaces it."""
         self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
         return name
+
+    def compact(self, name: str, value: Float32) -> str:
+        """An initialiser in 8 bits with a scale per row, and the float32 that ONNX Runtime makes of it when it loads.
+
+        `value` [rows, …] is what `unpacked` reads back, but for the rounding.
+        """
+        scale = np.maximum(np.abs(value.reshape(len(value), -1)).max(1), 1e-12) / 127.0
+        scale = scale.reshape(-1, *[1] * (value.ndim - 1)).astype(np.float32)
+        whole = self.op("Cast", self.constant(name, np.round(value / scale).astype(np.int8)), to=TensorProto.FLOAT)
+        return self.op("Mul", whole, self.constant(name + SCALE, scale))
 
     def scalar(self, name: str, value: float) -> str:
         """A float32 initialiser without axes."""
@@ -53,6 +72,26 @@ class GraphBuilder:
         """Layer normalisation over the last axis."""
         scale, shift = self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", bias)
         return self.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=1e-5)
+
+    def convolution(self, x: str, name: str, weights: Weights, **attributes: Any) -> str:
+        """A convolution over time of [batch, channels, 1, time] with the parameters `name`.weight and .bias."""
+        weight = self._stored(f"{name}.weight", weights[f"{name}.weight"][:, :, None])
+        return self.op("Conv", x, weight, self.constant(f"{name}.bias", weights[f"{name}.bias"]), **attributes)
+
+    def layer(self, x: str, name: str, weights: Weights) -> str:
+        """A linear layer with the parameters `name`.weight, stored as torch keeps it, and, if there is one, .bias."""
+        weight = self._stored(f"{name}.weight", weights[f"{name}.weight"])
+        y = self.op("MatMul", x, self.op("Transpose", weight, perm=[1, 0]))
+        bias = weights.get(f"{name}.bias")
+        return y if bias is None else self.op("Add", y, self.constant(f"{name}.bias", bias))
+
+    def _stored(self, name: str, weight: Float32) -> str:
+        compact = self.bits == 8 and weight.size >= LEAST_COMPACT
+        return self.compact(name, weight) if compact else self.constant(name, weight)
+
+    def normalised(self, x: str, name: str, weights: Weights) -> str:
+        """Layer normalisation with the parameters `name`.weight and .bias."""
+        return self.norm(x, name, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
     def mel_energy(self, waveform: str, basis: Float32, bank: Float32, hop: int, pad: int = 0) -> str:
         """Mel energies [batch, mels, 1, frames] of a waveform [batch, samples].
@@ -100,6 +139,14 @@ class GraphBuilder:
         helper.set_model_props(model, dict(metadata))
         onnx.checker.check_model(model, full_check=True)
         return model
+
+
+def unpacked(arrays: Mapping[str, Array], name: str) -> Array | None:
+    """An initialiser as float32 if it was stored by `compact`, as it is otherwise; None where there is none."""
+    array = arrays.get(name)
+    if array is None or name + SCALE not in arrays:
+        return array
+    return array.astype(np.float32) * arrays[name + SCALE].astype(np.float32)
 
 
 def write_model(model: onnx.ModelProto, out: Path) -> None:

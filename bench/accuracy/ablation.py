@@ -24,20 +24,27 @@ import torch
 from bench.accuracy import embedders, probes, tables, teachers
 from bench.accuracy.embedders import Embed, Embedder
 from bench.accuracy.matchers import MATCHERS
-from model.encoder import FRAME_SECONDS
+from model.encoder import FRAME_SECONDS, AttentionShape, ConvolutionShape
 from model.tokenizer import DEFAULT_WEIGHTS
 from model.training import recipe
 from model.training.features import load_whitening
 from model.training.stages import STAGE_1, STAGE_2, WEIGHTS_FILE, Stage
 
-SCRATCH = Stage(learning_rate=1e-3, distil=0.0, words=1.0, rows=8)
+SCRATCH = Stage(learning_rate=1e-3, distil=0.0, words=1.0, rows=8, shape=ConvolutionShape())
 CODEBOOK_SIZE = 2_048  # of every row and task, so that rows differ in their embeddings alone
-KEEP = Stage(learning_rate=4e-4, rows=32)
+KEEP = Stage(learning_rate=4e-4, rows=32, shape=ConvolutionShape())
+# Of the convolutional rows: as they were when they were measured, with nothing blended.
+FIRST = replace(STAGE_1, learning_rate=3e-4, average=0.999, blend=1.0)
+SECOND = replace(STAGE_2, average=0.999, blend=1.0)
+ATTENTION = Stage(learning_rate=5e-4, rows=32)
 
 
 @dataclass(frozen=True)
 class Block:
-    """One run: its row's name, what it starts from (a row, "start", or nothing), its targets and its stage."""
+    """One run: its row's name, what it starts from (a row, "start", "teacher", or nothing), its targets, its stage.
+
+    "start" is the student that is given, "teacher" the teacher's own lower blocks.
+    """
 
     row: str
     after: str | None
@@ -54,14 +61,23 @@ BLOCKS = (
         replace(SCRATCH, codes=0.3, paths="mel", ctc=True, framewise=True),
     ),
     Block("distilled", "start", False, KEEP),
-    Block("distilled, Stage I", "distilled", False, STAGE_1),
-    Block("distilled, Stage I, Stage II", "distilled, Stage I", False, STAGE_2),
+    Block("distilled, Stage I", "distilled", False, FIRST),
+    Block("distilled, Stage I, Stage II", "distilled, Stage I", False, SECOND),
     Block("tuned teacher distilled", "start", True, KEEP),
-    Block("tuned teacher distilled, Stage I", "tuned teacher distilled", True, STAGE_1),
-    Block("tuned teacher distilled, Stage I, Stage II", "tuned teacher distilled, Stage I", True, STAGE_2),
+    Block("tuned teacher distilled, Stage I", "tuned teacher distilled", True, FIRST),
+    Block("tuned teacher distilled, Stage I, Stage II", "tuned teacher distilled, Stage I", True, SECOND),
+    Block("attention from nothing, tuned teacher distilled", None, True, ATTENTION),
+    Block("inherited, 2 blocks", "teacher", True, replace(ATTENTION, shape=AttentionShape(blocks=2))),
+    Block(
+        "inherited, 6 blocks of 512", "teacher", True,
+        replace(ATTENTION, shape=AttentionShape(blocks=6, hidden=512)),
+    ),
+    Block("inherited", "teacher", True, ATTENTION),
+    Block("inherited, Stage I", "inherited", True, STAGE_1),
+    Block("inherited, Stage I, Stage II", "inherited, Stage I", True, STAGE_2),
 )  # fmt: skip
 HOW = {"english": (MATCHERS, True), "malayalam": (("edit", "centroids"), False)}  # matchers, and whether in noise too
-SEEDED = ("tuned teacher distilled, Stage I", "tuned teacher distilled, Stage I, Stage II")
+SEEDED = ("inherited, Stage I", "inherited, Stage I, Stage II")
 
 
 def folder_of(work: Path, row: str, seed: int) -> Path:
@@ -90,7 +106,14 @@ def trained(arguments: argparse.Namespace, seeds: int) -> Iterator[tuple[str, in
             if not wanted or (seed and block.row not in SEEDED):
                 continue
             start = arguments.start if block.after == "start" else None
-            if block.after not in (None, "start"):
+            if block.after == "teacher":
+                shape = block.stage.shape
+                assert isinstance(shape, AttentionShape)
+                path = arguments.work / "ablation" / f"inherited-{shape.blocks}-{shape.hidden}.safetensors"
+                start = recipe.inherited(
+                    replace(block.stage, seed=0), shape, prepared, target[block.tuned], arguments.teacher, path
+                )
+            elif block.after not in (None, "start"):
                 # Another seed of the last rows goes on from the first seed of the row before.
                 before = seed if block.after in SEEDED else 0
                 start = folder_of(arguments.work, str(block.after), before) / WEIGHTS_FILE

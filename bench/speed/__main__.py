@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from model import audio
@@ -49,11 +50,18 @@ def quantise(path: Path, segments: list[Samples], out: Path) -> None:
 
     Ranges that follow the input would make a chunk's ids depend on its neighbours, which the contract forbids.
     """
+    folded = out.with_suffix(".folded.onnx")  # the quantiser looks for weights, not for what becomes one at loading
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folded)
+    options.log_severity_level = 3
+    ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     quantize_static(
-        path, out, Speech(segments), quant_format=QuantFormat.QDQ, op_types_to_quantize=["MatMul"], per_channel=True,
+        folded, out, Speech(segments), quant_format=QuantFormat.QDQ, op_types_to_quantize=["MatMul"], per_channel=True,
         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, reduce_range=False,
-        calibrate_method=CalibrationMethod.MinMax, nodes_to_exclude=_codebook_products(path),
+        calibrate_method=CalibrationMethod.MinMax, nodes_to_exclude=_codebook_products(folded),
     )  # fmt: skip
+    folded.unlink()
     model = onnx.load(out)
     onnx.helper.set_model_props(model, {e.key: e.value for e in onnx.load(path).metadata_props})
     onnx.save(model, out)

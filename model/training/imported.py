@@ -10,8 +10,8 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from model import frontend
-from model.encoder import FRAME_SAMPLES, EncoderShape
+from model.encoder import FRAME_SAMPLES, EncoderShape, shape_from_json
+from model.graph import unpacked
 from model.tokenizer import Tokenizer, TokenizerError
 from model.training.student import Student
 
@@ -30,20 +30,17 @@ class NotAdaptable(TokenizerError):
 def student_from_onnx(path: Path) -> Student:
     """The student whose weights the ONNX file holds, ready to embed.
 
-    Shape and tensors are read from the initialisers that `model.export` names; what comes out is tried on made sound
-    against the file itself. Raises TokenizerError where the file is no tokenizer, NotAdaptable where it is not one of
-    ours.
+    The shape is read from the metadata, the tensors from the initialisers that `model.export` names; what comes out is
+    tried on made sound against the file itself. Raises TokenizerError where the file is no tokenizer, NotAdaptable
+    where it is not one of ours.
     """
     tokenizer = Tokenizer(path, threads=1)
-    graph = onnx.load(path).graph
-    arrays = {tensor.name: np.asarray(numpy_helper.to_array(tensor)) for tensor in graph.initializer}
-    shape = _shape(arrays, path)
+    model = onnx.load(path)
+    arrays = {tensor.name: np.asarray(numpy_helper.to_array(tensor)) for tensor in model.graph.initializer}
+    shape = _shape(model, path)
     student = Student(shape)
     student.load_state_dict({name: torch.from_numpy(a) for name, a in _parameters(arrays, shape, path).items()})
     student.eval()
-    basis = frontend.fourier_basis(frontend.WINDOW, frontend.FFT)
-    if arrays["fourier_basis"].size != basis.size or not np.allclose(arrays["fourier_basis"].ravel(), basis.ravel()):
-        raise _not_ours(path, "its front end is another one")
     # Names and sizes can be right by chance: the numbers that come out cannot.
     rng = np.random.default_rng(0)
     samples = (0.1 * rng.standard_normal(PROBE_FRAMES * FRAME_SAMPLES)).astype(np.float32)
@@ -56,35 +53,23 @@ def student_from_onnx(path: Path) -> Student:
     return student
 
 
-def _shape(arrays: dict[str, npt.NDArray[np.generic]], path: Path) -> EncoderShape:
-    def sides(name: str, rank: int) -> tuple[int, ...]:
-        if name not in arrays or arrays[name].ndim != rank:
-            found = list(arrays[name].shape) if name in arrays else "nothing"
-            raise _not_ours(path, f"{name} should have {rank} axes, found {found}")
-        return arrays[name].shape
-
-    blocks = 0
-    while f"blocks.{blocks}.scale" in arrays:
-        blocks += 1
-    width, hidden = sides("blocks.0.expand.weight", 2)
-    kernel = sides("blocks.0.depthwise.weight", 4)[3]
-    dim = sides("head.weight", 2)[1]
-    sides("fourier_basis", 4)
-    if kernel % 2 == 0:
-        raise _not_ours(path, f"its kernel of {kernel} frames is not odd")
-    return EncoderShape(width, hidden, blocks, kernel, dim)
+def _shape(model: onnx.ModelProto, path: Path) -> EncoderShape:
+    declared = {entry.key: entry.value for entry in model.metadata_props}.get("encoder")
+    if declared is None:
+        raise _not_ours(path, "it does not say what encoder it has")
+    try:
+        return shape_from_json(declared)
+    except ValueError as error:
+        raise _not_ours(path, str(error)) from error
 
 
 def _parameters(arrays: dict[str, npt.NDArray[np.generic]], shape: EncoderShape, path: Path) -> dict[str, Float32]:
-    """The student's tensors: convolutions lose the axis that the graph gave them, linear layers are turned back."""
+    """The student's tensors: convolutions lose the axis that the graph gave them."""
     out: dict[str, Float32] = {}
     for name, sides in shape.parameters():
-        array = arrays.get(name)
-        if array is not None and array.dtype == np.float32:
-            if len(sides) == 3 and array.ndim == 4 and array.shape[2] == 1:
-                array = array[:, :, 0]
-            elif len(sides) == 2 and array.ndim == 2:
-                array = array.T
+        array = unpacked(arrays, name)
+        if array is not None and len(sides) == 3 and array.ndim == 4 and array.shape[2] == 1:
+            array = array[:, :, 0]
         if array is None or array.dtype != np.float32 or array.shape != sides:
             found = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
             raise _not_ours(path, f"{name} should be float32 {list(sides)}, found {found}")

@@ -15,18 +15,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.codebook import Codebook, fit_codebook
-from model.encoder import FRAME_SECONDS
+from model.encoder import FRAME_SECONDS, AttentionShape, parameter_count
 from model.export import Description, export
+from model.graph import Bits
 from model.training import data, features, mining, stages, targets, teacher, tuning
 from model.training.distil import Cutter, Sampler
 from model.training.embedding import embed_recordings
 from model.training.features import Features, Whitening
+from model.training.inherit import inherit
 from model.training.lowrank import TunedTeacher, load_tuned
 from model.training.pairs import WordSampler
 from model.training.student import Student
 from model.training.words import Groups, LabelSampler, Word, read_words
 from model.tuned import DEFAULT_TUNED
 
+INHERITED_FILE = "inherited.safetensors"
 CODEBOOK_FILE, CARD_FILE, DONE_FILE, ISOLATED_FOLDER = "codebook.npz", "card.json", "done.json", "isolated"
 TUNED_PART_FILE = "accurate.safetensors"
 TUNED_PART = Description(
@@ -241,12 +244,12 @@ def load_codebook(path: Path) -> Codebook:
     return Codebook(arrays["centroids"], arrays.get("pq"))
 
 
-def export_work(work: Path, description: Description, out: Path) -> None:
+def export_work(work: Path, description: Description, out: Path, bits: Bits = 32) -> None:
     """The trained tokenizer in `work` as one ONNX file. Raises TrainingError where training has not got there."""
     for name in (stages.WEIGHTS_FILE, CODEBOOK_FILE):
         if not (work / name).exists():
             raise TrainingError(f"{work} has no {name}: train first")
-    export(work / stages.WEIGHTS_FILE, load_codebook(work / CODEBOOK_FILE), description, out)
+    export(work / stages.WEIGHTS_FILE, load_codebook(work / CODEBOOK_FILE), description, out, bits)
 
 
 def train(
@@ -255,7 +258,7 @@ def train(
 ) -> dict[str, Any]:  # fmt: skip
     """The whole plan; what is in `work` already is not done again. Returns the figures that `card.json` keeps.
 
-    `start` has a student's weights to begin with.
+    `start` has a student's weights to begin with; without, one of attention begins with the teacher's own blocks.
     """
     work.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -270,6 +273,8 @@ def train(
         write_tuned_part(tuned, target, TUNED_PART, work / TUNED_PART_FILE)
     scores: dict[str, float] = {}
     weights = start
+    if weights is None and isinstance(first.shape, AttentionShape):
+        weights = inherited(first, first.shape, prepared, target, teacher_source, work / INHERITED_FILE)
     for stage in plan.stages:
         done = work / stage.name / DONE_FILE
         if stage.words and corpus.words is None and not done.exists():
@@ -284,7 +289,7 @@ def train(
     card: dict[str, Any] = {
         "hours": round(float(prepared.pack.frames.sum()) * FRAME_SECONDS / 3600, 2),
         "recordings": len(prepared.pack.entries),
-        "parameters": first.shape.parameter_count,
+        "parameters": parameter_count(first.shape),
         "wall_s": round(time.monotonic() - started, 1),
         "device": device.type,
         "tuning": None if plan.tuning is None else asdict(plan.tuning),
@@ -293,6 +298,17 @@ def train(
     }
     (work / CARD_FILE).write_text(json.dumps(card, indent=1), encoding="utf-8")
     return card
+
+
+def inherited(
+    stage: stages.Stage, shape: AttentionShape, prepared: Prepared, target: npt.NDArray[np.float16],
+    teacher_source: str, path: Path,
+) -> Path:  # fmt: skip
+    """The weights in `path` that a stage begins with: the teacher's own lower blocks, taken unless that was done."""
+    if not path.exists():
+        sampler = Sampler(prepared.pack, target, stage.distillation)
+        stages.save_student(inherit(shape, teacher.load_teacher(teacher_source), sampler, stage.seed), path)
+    return path
 
 
 def found_by_sound(

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from model.codebook import spherical_kmeans
-from model.encoder import EncoderShape
+from model.encoder import AttentionShape, EncoderShape, shape_to_json
 from model.export import read_weights
 from model.training import losses
 from model.training.augment import augment, warp_vocal_tract
@@ -54,17 +54,19 @@ class Stage:
     framewise: bool = False
     paths: Literal["embedding", "mel"] = "embedding"
     average: float = 0.999  # of weights, a step
+    blend: float = 1.0  # share of what was learned in the weights that are left; the rest is what it began with
     checkpoint_s: float = 180.0
     evaluate_steps: int = 500
     seed: int = 0
-    shape: EncoderShape = field(default_factory=EncoderShape)
+    shape: EncoderShape = field(default_factory=AttentionShape)
     distillation: DistilSettings = field(default_factory=DistilSettings)
     pairs: PairSettings = field(default_factory=PairSettings)
 
 
 # Distillation weighs three times the words: with as much for both, words of other languages and voices lose.
-STAGE_1 = Stage(name="stage-1", learning_rate=3e-4, rows=20, distil=3.0, words=0.5, codes=0.1)
-STAGE_2 = replace(STAGE_1, name="stage-2", learning_rate=2e-4, ctc=True, framewise=True)
+# Half way back to where it began it keeps what it gained on the words and loses next to nothing elsewhere.
+STAGE_1 = Stage(name="stage-1", learning_rate=2e-4, rows=20, distil=3.0, words=0.5, codes=0.1, average=0.998, blend=0.5)
+STAGE_2 = replace(STAGE_1, name="stage-2", ctc=True, framewise=True)
 
 
 def learning_rate(stage: Stage, step: int, share: float) -> float:
@@ -102,8 +104,16 @@ def save_student(student: Student, path: Path) -> None:
     """As a stage leaves it (safetensors); an unfinished file never has that name."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in student.state_dict().items()}
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, {"shape": json.dumps(asdict(student.shape))})
+    save_file(tensors, partial, {"shape": shape_to_json(student.shape)})
     partial.replace(path)
+
+
+def blended(one: Student, other: Student, share: float) -> Student:
+    """A student of weights between two of one shape, `share` of the way to `other` (WiSE-FT, Wortsman et al. 2022)."""
+    out = Student(one.shape).eval().requires_grad_(False)
+    between = {name: torch.lerp(tensor, other.state_dict()[name], share) for name, tensor in one.state_dict().items()}
+    out.load_state_dict(between)
+    return out.to(next(one.parameters()).device)
 
 
 def _atomic_save(value: object, path: Path) -> None:
@@ -182,7 +192,7 @@ def first_codes(student: Student, sampler: Sampler, stage: Stage, device: torch.
     while sum(len(p) for p in parts) < 24 * stage.pairs.codes:
         batch = sampler.draw(rng, 16)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
-            parts.append(student(batch.waveform.to(device)).float().cpu().numpy().reshape(-1, stage.shape.dim))
+            parts.append(student(batch.waveform.to(device)).float().cpu().numpy().reshape(-1, student.shape.dim))
     student.train()
     return Codes(torch.from_numpy(spherical_kmeans(np.concatenate(parts), stage.pairs.codes))).to(device)
 
@@ -197,13 +207,13 @@ def run(
 ) -> dict[str, float]:
     """Train until the budget is spent; resumes from the checkpoint in `work`. Returns the last scores.
 
-    `start` has the weights to begin with (a student's safetensors). Leaves the averaged weights in
-    `student.safetensors` and one line of figures per evaluation in `train.jsonl`.
+    `start` has the weights to begin with (a student's safetensors). Leaves the averaged weights, blended with those at
+    the start if the stage asks for it, in `student.safetensors`, and a line of figures per evaluation in `train.jsonl`.
     """
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(stage.seed)
     student = (Student(stage.shape) if start is None else load_student(start)).to(device).train()
-    average = Student(stage.shape).to(device).eval().requires_grad_(False)
+    average = Student(student.shape).to(device).eval().requires_grad_(False)
     average.load_state_dict(student.state_dict())
     needs_codes = words is not None and bool(stage.codes or stage.ctc or stage.framewise)
     codes = first_codes(student, sampler, stage, device) if needs_codes else None
@@ -292,6 +302,8 @@ def run(
             if now - saved_at > stage.checkpoint_s:
                 save()
                 saved_at = last = time.monotonic()
-    scores = {"held_out_cosine": held_out_cosine(average, sampler, device), "steps": float(step)}
     save()
-    return scores
+    if start is not None and stage.blend < 1.0:
+        average = blended(load_student(start).to(device), average, stage.blend)
+        save_student(average, work / WEIGHTS_FILE)
+    return {"held_out_cosine": held_out_cosine(average, sampler, device), "steps": float(step)}

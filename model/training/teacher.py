@@ -15,7 +15,7 @@ from model.whisper import BLOCKS, FFT, HEADS, HOP, LOWER_BLOCKS, MELS, PUBLISHED
 
 __all__ = [
     "BLOCKS", "FFT", "HEADS", "HOP", "LOWER_BLOCKS", "MELS", "PUBLISHED_AS", "WIDTH", "WINDOW_FRAMES", "WINDOW_S",
-    "Teacher", "TeacherError", "load_teacher",
+    "Teacher", "TeacherBlock", "TeacherError", "load_teacher",
 ]  # fmt: skip
 
 
@@ -43,7 +43,9 @@ class _Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(batch, time, WIDTH))  # type: ignore[no-any-return]
 
 
-class _Block(nn.Module):
+class TeacherBlock(nn.Module):
+    """One of the encoder's blocks: [batch, rows, 512] to the same shape."""
+
     def __init__(self) -> None:
         super().__init__()
         self.attn = _Attention()
@@ -67,7 +69,7 @@ class Teacher(nn.Module):
         self.conv1 = nn.Conv1d(MELS, WIDTH, 3, padding=1)
         self.conv2 = nn.Conv1d(WIDTH, WIDTH, 3, stride=2, padding=1)
         self.positional_embedding = nn.Parameter(torch.empty(WINDOW_FRAMES * 2, WIDTH))
-        self.blocks = nn.ModuleList(_Block() for _ in range(BLOCKS))
+        self.blocks = nn.ModuleList(TeacherBlock() for _ in range(BLOCKS))
         self.ln_post = nn.LayerNorm(WIDTH)
         self.register_buffer("basis", torch.from_numpy(fourier_basis(FFT, FFT))[:, None], persistent=False)
         self.register_buffer("bank", torch.from_numpy(mel_bank(MELS, FFT, 0.0, SAMPLE_RATE / 2)), persistent=False)

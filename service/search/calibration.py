@@ -41,7 +41,7 @@ class LogisticMap:
 
 
 # Fitted on the development tasks by `python -m bench.accuracy.calibrate`; docs/decisions.md has its output.
-DEFAULT_MAP = LogisticMap(distance=0.972, similarity=7.292, bias=-9.864)
+DEFAULT_MAP = LogisticMap(distance=0.781, similarity=10.286, bias=-11.08)
 
 
 def measure(similarities: npt.NDArray[np.float32]) -> Background:

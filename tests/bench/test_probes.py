@@ -309,16 +309,14 @@ def test_a_tokenizer_gives_its_own_embeddings(tokenizer_path: Path) -> None:
 @pytest.mark.training
 def test_a_student_gives_a_frame_for_each_640_samples(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="the train extra is not installed")
-    from dataclasses import asdict
-
     from safetensors.torch import save_file
 
-    from model.encoder import EncoderShape
+    from model.encoder import ConvolutionShape, shape_to_json
     from model.training.student import Student
 
-    shape = EncoderShape(width=16, hidden=32, blocks=1, dim=8)
+    shape = ConvolutionShape(width=16, hidden=32, blocks=1, dim=8)
     student = Student(shape).eval()
-    save_file(dict(student.state_dict()), tmp_path / "student.safetensors", {"shape": json.dumps(asdict(shape))})
+    save_file(dict(student.state_dict()), tmp_path / "student.safetensors", {"shape": shape_to_json(shape)})
     wave = sounds.babble(1.0, 1).astype(np.float32)[:-100]
     embedder = embedders.of_student(tmp_path / "student.safetensors")
     (part,) = embedder([wave])

@@ -6,12 +6,12 @@ import av
 import numpy as np
 import torch
 
-from model.encoder import EncoderShape
+from model.encoder import ConvolutionShape
 from model.training import data, features, targets
 from model.training.distil import DistilSettings, Sampler
 from model.training.teacher import Teacher
 
-SMALL = EncoderShape(width=16, hidden=32, blocks=2, kernel=5, dim=16)
+SMALL = ConvolutionShape(width=16, hidden=32, blocks=2, kernel=5, dim=16)
 DISTIL = DistilSettings(batch=4, contrast_frames=64)
 
 

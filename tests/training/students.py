@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from model.codebook import fit_codebook
-from model.encoder import FRAME_SAMPLES, EncoderShape
+from model.encoder import FRAME_SAMPLES, AttentionShape, ConvolutionShape, EncoderShape
 from model.export import Description, export
 from model.training.stages import save_student
 from model.training.student import Student
 
-SMALL = EncoderShape(width=16, hidden=24, blocks=2, kernel=5, dim=32)
+SMALL = ConvolutionShape(width=16, hidden=24, blocks=2, kernel=5, dim=32)
+ATTENTIVE = AttentionShape(width=16, heads=2, hidden=24, blocks=2, reach=3, dim=32)
 
 
 def random_student(shape: EncoderShape = SMALL, seed: int = 0) -> Student:

@@ -1,6 +1,5 @@
 """Distillation: the student's parts, and the batches it learns from."""
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,33 +12,35 @@ import torch
 from model import frontend
 from model.audio import SAMPLE_RATE
 from model.codebook import fit_codebook
-from model.encoder import FRAME_SAMPLES, EncoderShape
+from model.encoder import FRAME_SAMPLES, AttentionShape, ConvolutionShape, EncoderShape, shape_to_json
 from model.export import Description, ExportError, export, read_weights
 from model.tokenizer import Tokenizer
 from model.training.data import Entry, Pack
 from model.training.distil import Batch, Cutter, Sampler, distil_loss
 from model.training.losses import frame_contrast
-from model.training.student import LogMel, Student
+from model.training.student import LogMel
 from tests.training.corpus import DISTIL, SMALL, sampler_of, targets_of, write_corpus
+from tests.training.students import ATTENTIVE, random_student
 
 pytestmark = pytest.mark.training
 
 
-def test_torch_front_end_is_the_one_definition() -> None:
+@pytest.mark.parametrize("spec", [frontend.NARROW, frontend.WIDE])
+def test_torch_front_end_is_the_one_definition(spec: frontend.FrontEnd) -> None:
     samples = np.random.default_rng(0).standard_normal(9_999).astype(np.float32) * 0.1
-    ours = LogMel()(torch.from_numpy(samples[None]))[0].T.numpy()
-    assert ours.shape == (9_999 // frontend.HOP, frontend.MELS)
-    assert np.abs(ours - frontend.log_mel(samples)).max() < 1e-3
+    ours = LogMel(spec)(torch.from_numpy(samples[None]))[0].T.numpy()
+    assert ours.shape == (9_999 // frontend.HOP, spec.mels)
+    assert np.abs(ours - spec.log_mel(samples)).max() < 1e-3
 
 
-def test_exported_graph_agrees_with_torch(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    student = Student(EncoderShape()).eval()
+@pytest.mark.parametrize("shape", [ConvolutionShape(), AttentionShape(blocks=2)])
+def test_exported_graph_agrees_with_torch(shape: EncoderShape, tmp_path: Path) -> None:
+    student = random_student(shape)
     weights = tmp_path / "student.safetensors"
     from safetensors.torch import save_file
 
     tensors = {name: value.contiguous() for name, value in student.state_dict().items()}
-    save_file(tensors, weights, {"shape": json.dumps(vars(student.shape))})
+    save_file(tensors, weights, {"shape": shape_to_json(shape)})
     samples = (np.random.default_rng(0).standard_normal(20 * SAMPLE_RATE) * 0.1).astype(np.float32)
     with torch.inference_mode():
         expected = student(torch.from_numpy(samples[None]))[0].numpy()
@@ -52,17 +53,17 @@ def test_exported_graph_agrees_with_torch(tmp_path: Path) -> None:
     assert tokenizer.codebook.sha256 == codebook.sha256
     assert tokenizer.info.left_context_samples == student.shape.context_samples
     tensors.pop("head.bias")
-    save_file(tensors, weights, {"shape": json.dumps(vars(student.shape))})
+    save_file(tensors, weights, {"shape": shape_to_json(shape)})
     with pytest.raises(ExportError, match=r"head\.bias should have shape \(256,\), found nothing"):
         read_weights(weights)
 
 
-def test_a_frame_sees_no_further_than_its_declared_context() -> None:
-    torch.manual_seed(0)
-    student = Student(SMALL).eval()
+@pytest.mark.parametrize("shape", [SMALL, ATTENTIVE])
+def test_a_frame_sees_no_further_than_its_declared_context(shape: EncoderShape) -> None:
+    student = random_student(shape)
     frames = 60
     samples = torch.randn(1, frames * FRAME_SAMPLES) * 0.1
-    at, context = 30, SMALL.context_samples
+    at, context = 30, shape.context_samples
     changed = samples.clone()
     changed[:, : at * FRAME_SAMPLES - context] = 0.5
     changed[:, (at + 1) * FRAME_SAMPLES + context :] = -0.5

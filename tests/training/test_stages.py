@@ -17,7 +17,16 @@ from safetensors.torch import load_file
 from model.export import Description
 from model.tokenizer import Tokenizer
 from model.training import recipe
-from model.training.stages import CHECKPOINT_FILE, LOG_FILE, WEIGHTS_FILE, Stage, learning_rate, load_student, run
+from model.training.stages import (
+    CHECKPOINT_FILE,
+    LOG_FILE,
+    WEIGHTS_FILE,
+    Stage,
+    held_out_cosine,
+    learning_rate,
+    load_student,
+    run,
+)
 from tests.training.corpus import DISTIL, SMALL, sampler_of
 
 pytestmark = pytest.mark.training
@@ -61,6 +70,21 @@ def test_training_learns_and_leaves_all_that_export_needs(work: Path, tmp_path: 
     assert again["held_out_cosine"] == pytest.approx(scores["held_out_cosine"], abs=1e-6)
     with pytest.raises(recipe.TrainingError, match=f"{after} has no {recipe.CODEBOOK_FILE}: train first"):
         recipe.export_work(after, Description("tiny", "1", "Apache-2.0", "nothing"), tmp_path / "tiny.onnx")
+
+
+def test_a_stage_may_leave_weights_between_its_own_and_those_at_the_start(work: Path, tmp_path: Path) -> None:
+    sampler = sampler_of(work)
+    first = tmp_path / "first"
+    run(QUICK, sampler, None, first, CPU)
+    second = tmp_path / "second"
+    scores = run(replace(QUICK, seed=1, blend=0.25), sampler, None, second, CPU, first / WEIGHTS_FILE)
+    before, after = load_file(first / WEIGHTS_FILE), load_file(second / WEIGHTS_FILE)
+    learned = torch.load(second / CHECKPOINT_FILE, weights_only=True)["average"]
+    assert not same(before, learned)
+    for name, tensor in after.items():
+        assert torch.allclose(tensor, 0.75 * before[name] + 0.25 * learned[name], atol=1e-6), name
+    left = load_student(second / WEIGHTS_FILE)
+    assert scores["held_out_cosine"] == pytest.approx(held_out_cosine(left, sampler, CPU), abs=1e-6)
 
 
 def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
