@@ -22,7 +22,8 @@ SWITCH_PENALTY = 0.1  # cosine that a change of token must gain over its run; do
 _BLOCK = 1_024  # rows of a similarity matrix held at a time
 _PATH_BLOCK = 256  # states
 ITERATIONS = 8
-FINAL_ITERATIONS = 2
+FINAL_ITERATIONS = 3
+NEAR_GROUPS = 24  # whose centroids a frame chooses among at last, its own included
 GROUP_FRAMES = 64  # per group of the first level
 FIT_FRAMES = 16  # per centroid: more serve it no better and cost time
 
@@ -135,8 +136,9 @@ def spherical_kmeans(embeddings: Float32, size: int, *, seed: int = 0, iteration
     """Unit centroids float32 [size, dim] of unit `embeddings`, in two levels.
 
     First about sqrt(size) groups of frames, then in each group as many centroids as its share of the frames, then
-    FINAL_ITERATIONS among all: several times less work than all against all from the start, for the same distortion
-    (docs/decisions.md). `iterations` are those of the first two. Raises CodebookError where frames are too few.
+    FINAL_ITERATIONS in which a frame chooses among the centroids of its own and the nearest other groups. Many times
+    less work than all against all, for nearly the same distortion (docs/decisions.md). `iterations` are those of the
+    first two. Raises CodebookError where frames are too few.
     """
     if len(embeddings) < size:
         raise CodebookError(f"{len(embeddings)} frames cannot carry {size} centroids")
@@ -144,15 +146,26 @@ def spherical_kmeans(embeddings: Float32, size: int, *, seed: int = 0, iteration
     points = embeddings[rng.permutation(len(embeddings))[: FIT_FRAMES * size]]
     groups = max(1, round(size**0.5))
     coarse = _lloyd(points[: GROUP_FRAMES * groups], points[:groups], iterations)
-    of_group = _nearest(points, coarse)
-    counts = np.bincount(of_group, minlength=groups)
+    counts = np.bincount(of_group := _nearest(points, coarse), minlength=groups)
     members = np.split(np.argsort(of_group, kind="stable"), np.cumsum(counts)[:-1])
+    shares = _shares(counts, size)
     fine = [
         _lloyd(points[inside], points[inside[:wanted]], iterations)
-        for inside, wanted in zip(members, _shares(counts, size), strict=True)
+        for inside, wanted in zip(members, shares, strict=True)
         if wanted
     ]
-    return _lloyd(points, np.concatenate(fine), FINAL_ITERATIONS)
+    centroids = np.concatenate(fine)
+    owner = np.repeat(np.arange(groups), shares)
+    near = np.argsort(-(coarse @ coarse.T), axis=1)[:, :NEAR_GROUPS]
+    for _ in range(FINAL_ITERATIONS):
+        ids, similarity = np.zeros(len(points), np.int64), np.zeros(len(points), np.float32)
+        for group, inside in enumerate(members):
+            among = np.flatnonzero(np.isin(owner, near[group]))
+            if len(inside) and len(among):
+                found, similarity[inside] = _nearest_with_similarity(points[inside], centroids[among])
+                ids[inside] = among[found]
+        centroids = _moved(points, ids, similarity, centroids)
+    return centroids
 
 
 def _shares(counts: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
@@ -168,18 +181,22 @@ def _shares(counts: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
 
 
 def _lloyd(points: Float32, centroids: Float32, iterations: int) -> Float32:
-    """Lloyd's iterations on the sphere; an empty cluster moves to the worst-served points."""
-    size = len(centroids)
+    """Lloyd's iterations on the sphere, all against all."""
     for _ in range(iterations):
-        ids, similarity = _nearest_with_similarity(points, centroids)
-        sums = _sums(points, ids, size)
-        empty = np.flatnonzero(np.bincount(ids, minlength=size) == 0)
-        if len(empty):
-            worst = np.argpartition(similarity, len(empty) - 1)[: len(empty)]
-            sums[empty] = points[worst]
-        norms = np.linalg.norm(sums, axis=1, keepdims=True)
-        centroids = np.where(norms > 1e-6, sums / np.maximum(norms, 1e-6), centroids).astype(np.float32)
+        centroids = _moved(points, *_nearest_with_similarity(points, centroids), centroids)
     return centroids
+
+
+def _moved(points: Float32, ids: npt.NDArray[np.int64], similarity: Float32, centroids: Float32) -> Float32:
+    """Each centroid at the mean of its points; an empty one moves to the worst-served points."""
+    size = len(centroids)
+    sums = _sums(points, ids, size)
+    empty = np.flatnonzero(np.bincount(ids, minlength=size) == 0)
+    if len(empty):
+        worst = np.argpartition(similarity, len(empty) - 1)[: len(empty)]
+        sums[empty] = points[worst]
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    return np.where(norms > 1e-6, sums / np.maximum(norms, 1e-6), centroids).astype(np.float32)
 
 
 def _kmeans(points: Float32, size: int, rng: np.random.Generator, iterations: int) -> Float32:
