@@ -51,10 +51,7 @@ class ConvolutionShape:
 
     def parameters(self) -> Parameters:
         """Names and shapes of all parameters, in the order of the forward pass."""
-        yield "stem.0.weight", (self.width, self.FRONT_END.mels, STEM_KERNEL)
-        yield "stem.0.bias", (self.width,)
-        yield "stem.1.weight", (self.width, self.width, STEM_KERNEL)
-        yield "stem.1.bias", (self.width,)
+        yield from _stem(self.width, self.FRONT_END.mels, STEM_KERNEL)
         for i in range(self.blocks):
             yield f"blocks.{i}.depthwise.weight", (self.width, 1, self.kernel)
             yield f"blocks.{i}.depthwise.bias", (self.width,)
@@ -98,10 +95,7 @@ class AttentionShape:
 
     def parameters(self) -> Parameters:
         """Names and shapes of all parameters, in the order of the forward pass."""
-        yield "stem.0.weight", (self.width, self.FRONT_END.mels, CONV_KERNEL)
-        yield "stem.0.bias", (self.width,)
-        yield "stem.1.weight", (self.width, self.width, CONV_KERNEL)
-        yield "stem.1.bias", (self.width,)
+        yield from _stem(self.width, self.FRONT_END.mels, CONV_KERNEL)
         yield "offset", (self.width,)
         for i in range(self.blocks):
             yield f"blocks.{i}.attention_norm.weight", (self.width,)
@@ -121,6 +115,12 @@ class AttentionShape:
 
 
 EncoderShape = ConvolutionShape | AttentionShape
+
+
+def _stem(width: int, mels: int, kernel: int) -> Parameters:
+    for number, inputs in enumerate((mels, width)):
+        yield f"stem.{number}.weight", (width, inputs, kernel)
+        yield f"stem.{number}.bias", (width,)
 
 
 def _head(width: int, dim: int) -> Parameters:

@@ -62,8 +62,13 @@ def quantise(path: Path, segments: list[Samples], out: Path) -> None:
         calibrate_method=CalibrationMethod.MinMax, nodes_to_exclude=_codebook_products(folded),
     )  # fmt: skip
     folded.unlink()
-    model = onnx.load(out)
-    onnx.helper.set_model_props(model, {e.key: e.value for e in onnx.load(path).metadata_props})
+    model, original = onnx.load(out), onnx.load(path)
+    onnx.helper.set_model_props(model, {e.key: e.value for e in original.metadata_props})
+    # What only served to make another constant is gone, and the contract asks for the codebook by its name.
+    kept = {tensor.name for tensor in model.graph.initializer}
+    model.graph.initializer.extend(
+        t for t in original.graph.initializer if t.name in ("codebook", "pq") and t.name not in kept
+    )
     onnx.save(model, out)
 
 
