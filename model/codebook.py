@@ -146,7 +146,8 @@ def spherical_kmeans(embeddings: Float32, size: int, *, seed: int = 0, iteration
     points = embeddings[rng.permutation(len(embeddings))[: FIT_FRAMES * size]]
     groups = max(1, round(size**0.5))
     coarse = _lloyd(points[: GROUP_FRAMES * groups], points[:groups], iterations)
-    counts = np.bincount(of_group := _nearest(points, coarse), minlength=groups)
+    of_group = _nearest(points, coarse)
+    counts = np.bincount(of_group, minlength=groups)
     members = np.split(np.argsort(of_group, kind="stable"), np.cumsum(counts)[:-1])
     shares = _shares(counts, size)
     fine = [
@@ -156,11 +157,11 @@ def spherical_kmeans(embeddings: Float32, size: int, *, seed: int = 0, iteration
     ]
     centroids = np.concatenate(fine)
     owner = np.repeat(np.arange(groups), shares)
-    near = np.argsort(-(coarse @ coarse.T), axis=1)[:, :NEAR_GROUPS]
+    nearest = np.argsort(-(coarse @ coarse.T), axis=1)[:, :NEAR_GROUPS]
+    choices = [np.flatnonzero(np.isin(owner, near)) for near in nearest]
     for _ in range(FINAL_ITERATIONS):
         ids, similarity = np.zeros(len(points), np.int64), np.zeros(len(points), np.float32)
-        for group, inside in enumerate(members):
-            among = np.flatnonzero(np.isin(owner, near[group]))
+        for inside, among in zip(members, choices, strict=True):
             if len(inside) and len(among):
                 found, similarity[inside] = _nearest_with_similarity(points[inside], centroids[among])
                 ids[inside] = among[found]
