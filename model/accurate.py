@@ -110,7 +110,7 @@ class _Encoder:
 
     def norm(self, x: str, name: str) -> str:
         """Layer normalisation with the encoder's parameters."""
-        return self.g.norm(x, name, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+        return self.g.norm(x, name, self.weights)
 
 
 def _assemble(g: GraphBuilder, encoder: _Encoder) -> str:

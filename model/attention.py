@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.encoder import CONV_PAD, POOL, AttentionShape
+from model.encoder import CONV_PAD, HIDDEN_FROM, POOL, AttentionShape
 from model.graph import GraphBuilder, Weights
 
-HIDDEN_FROM = -1e4  # added to the score of what a frame must not see: its share is then exactly 0
 END = 2**31 - 1
 
 
@@ -24,10 +23,10 @@ def encode(g: GraphBuilder, x: str, shape: AttentionShape, weights: Weights) -> 
     groups = _Groups(g, x, shape)
     for i in range(shape.blocks):
         block = f"blocks.{i}"
-        x = g.op("Add", x, groups.attend(g.normalised(x, f"{block}.attention_norm", weights), block, weights))
-        y = g.layer(g.normalised(x, f"{block}.norm", weights), f"{block}.expand", weights)
+        x = g.op("Add", x, groups.attend(g.norm(x, f"{block}.attention_norm", weights), block, weights))
+        y = g.layer(g.norm(x, f"{block}.norm", weights), f"{block}.expand", weights)
         x = g.op("Add", x, g.layer(g.op("Gelu", y), f"{block}.contract", weights))
-    return g.layer(g.normalised(x, "norm", weights), "head", weights)
+    return g.layer(g.norm(x, "norm", weights), "head", weights)
 
 
 class _Groups:

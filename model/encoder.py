@@ -15,6 +15,7 @@ FRAME_SAMPLES = 4 * HOP  # 640: n samples give n // 640 frames, whatever the enc
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
 STEM_KERNEL, STEM_STRIDE, STEM_PAD = 4, 2, 1  # of the convolutional encoder's stem: 10 ms to 40 ms in two steps
 CONV_KERNEL, CONV_PAD, POOL = 3, 1, 2  # of the attention encoder's: stride 1, stride 2, and the mean of two
+HIDDEN_FROM = -1e4  # added to the score of what a frame must not look at: its share is then exactly 0
 
 Parameters = Iterator[tuple[str, tuple[int, ...]]]
 

@@ -68,11 +68,6 @@ class GraphBuilder:
         y = self.op("MatMul", x, self.constant(f"{name}.weight", weight.T))
         return y if bias is None else self.op("Add", y, self.constant(f"{name}.bias", bias))
 
-    def norm(self, x: str, name: str, weight: Float32, bias: Float32) -> str:
-        """Layer normalisation over the last axis."""
-        scale, shift = self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", bias)
-        return self.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=1e-5)
-
     def convolution(self, x: str, name: str, weights: Weights, **attributes: Any) -> str:
         """A convolution over time of [batch, channels, 1, time] with the parameters `name`.weight and .bias."""
         weight = self._stored(f"{name}.weight", weights[f"{name}.weight"][:, :, None])
@@ -89,9 +84,10 @@ class GraphBuilder:
         compact = self.bits == 8 and weight.size >= LEAST_COMPACT
         return self.compact(name, weight) if compact else self.constant(name, weight)
 
-    def normalised(self, x: str, name: str, weights: Weights) -> str:
-        """Layer normalisation with the parameters `name`.weight and .bias."""
-        return self.norm(x, name, weights[f"{name}.weight"], weights[f"{name}.bias"])
+    def norm(self, x: str, name: str, weights: Weights) -> str:
+        """Layer normalisation over the last axis with the parameters `name`.weight and .bias."""
+        scale, shift = (self.constant(f"{name}.{part}", weights[f"{name}.{part}"]) for part in ("weight", "bias"))
+        return self.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=1e-5)
 
     def mel_energy(self, waveform: str, basis: Float32, bank: Float32, hop: int, pad: int = 0) -> str:
         """Mel energies [batch, mels, 1, frames] of a waveform [batch, samples].

@@ -10,6 +10,7 @@ from model.encoder import (
     CONV_KERNEL,
     CONV_PAD,
     FRAME_SAMPLES,
+    HIDDEN_FROM,
     POOL,
     STEM_KERNEL,
     STEM_PAD,
@@ -19,8 +20,6 @@ from model.encoder import (
     EncoderShape,
 )
 from model.frontend import HOP, PAD, FrontEnd
-
-HIDDEN_FROM = -1e4  # added to the score of a frame that is out of reach
 
 
 class LogMel(nn.Module):
