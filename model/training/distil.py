@@ -13,6 +13,7 @@ from model.encoder import FRAME_SAMPLES
 from model.training.augment import Augmentation
 from model.training.data import Pack
 from model.training.losses import frame_contrast
+from model.training.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,6 @@ def distil_loss(
     place = place + (place // frames) * settings.neighbour_frames  # rows are no neighbours
     at = valid.nonzero()[:, 0]
     at = at[torch.randperm(len(at), generator=generator, device=device)[: settings.contrast_frames]]
-    with torch.autocast(device.type, torch.bfloat16):
+    with autocast(device):
         contrast = frame_contrast(embedding[at], target[at], place[at], settings.temperature, settings.neighbour_frames)
     return 1.0 - cosine + settings.contrast * contrast, cosine

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from model.audio import SAMPLE_RATE
 from model.encoder import FRAME_SAMPLES
 from model.training.data import Pack, write_atomically
+from model.training.precision import autocast
 from model.training.teacher import WIDTH, WINDOW_FRAMES, WINDOW_S, Teacher
 
 GAP_FRAMES = 10  # 0.4 s of silence between two recordings of a window
@@ -97,7 +98,7 @@ def store_features(
             for p in stretches:
                 source = pack.waveform(p.recording)[p.first * FRAME_SAMPLES : (p.first + p.frames) * FRAME_SAMPLES]
                 waveform[row, p.at * FRAME_SAMPLES : p.at * FRAME_SAMPLES + len(source)] = source / 32767.0
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        with torch.inference_mode(), autocast(device):
             below = teacher.lower(torch.from_numpy(waveform).to(device))
             above = teacher.upper(below).half().cpu().numpy()
         rows = below.half().cpu().numpy().reshape(len(batch), WINDOW_FRAMES, 2, WIDTH)

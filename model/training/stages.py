@@ -25,6 +25,7 @@ from model.training import losses
 from model.training.augment import augment, warp_vocal_tract
 from model.training.distil import DistilSettings, Sampler, distil_loss
 from model.training.pairs import Codes, PairSettings, WordBatch, WordSampler, aligned_pairs, ctc_both_ways
+from model.training.precision import autocast
 from model.training.student import Student
 
 CHECKPOINT_FILE, WEIGHTS_FILE, LOG_FILE = "checkpoint.pt", "student.safetensors", "train.jsonl"
@@ -84,7 +85,7 @@ def held_out_cosine(student: Student, sampler: Sampler, device: torch.device, re
     for recording in sampler.held_out[:recordings]:
         waveform = torch.from_numpy(sampler.pack.waveform(int(recording)).astype(np.float32) / 32767.0)
         target = sampler.cutter.target(int(sampler.pack.start[recording]), int(sampler.pack.frames[recording]))
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             embedding = student(waveform[None].to(device))[0].cpu()
         total += float((embedding * target).sum())
         frames += len(target)
@@ -191,7 +192,7 @@ def first_codes(student: Student, sampler: Sampler, stage: Stage, device: torch.
     student.eval()
     while sum(len(p) for p in parts) < 24 * stage.pairs.codes:
         batch = sampler.draw(rng, 16)
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        with torch.inference_mode(), autocast(device):
             parts.append(student(batch.waveform.to(device)).float().cpu().numpy().reshape(-1, student.shape.dim))
     student.train()
     return Codes(torch.from_numpy(spherical_kmeans(np.concatenate(parts), stage.pairs.codes))).to(device)
@@ -246,7 +247,7 @@ def run(
     def embed(waveform: Tensor, noise: Tensor, spec: DistilSettings | PairSettings) -> Tensor:
         changed = augment(waveform.to(device), noise.to(device), spec.augmentation, generator)
         mel = warp_vocal_tract(student.log_mel(changed), spec.augmentation, generator)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             return F.normalize(student.features(mel).float(), dim=-1)
 
     budget_s = stage.minutes * 60.0

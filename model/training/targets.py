@@ -13,6 +13,7 @@ from tqdm import tqdm
 from model.training.data import Pack
 from model.training.features import Whitening
 from model.training.lowrank import TunedTeacher
+from model.training.precision import autocast
 from model.training.teacher import WIDTH
 
 TARGETS_FILE = "targets.f16"
@@ -54,7 +55,7 @@ def tuned(
             for i, (at, frames) in enumerate(part):
                 rows[i, : 2 * frames] = torch.from_numpy(lower[at : at + frames].reshape(-1, WIDTH).astype(np.float32))
             lengths = torch.tensor([2 * frames for _, frames in part], device=device)
-            with torch.autocast(device.type, torch.bfloat16):
+            with autocast(device):
                 embedded = teacher.embed(rows.to(device), lengths)
             embedded = F.normalize(embedded.float(), dim=-1).half().cpu()
             for i, (at, frames) in enumerate(part):
