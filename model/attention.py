@@ -75,7 +75,13 @@ class _Groups:
         distance = g.constant(f"{block}.distance", weights[f"{block}.distance"])
         preference = g.op("Add", g.op("Gather", distance, self.index, axis=1), self.far)
         scores = g.op("Add", g.op("MatMul", query, windows("key", [0, 1, 3, 4, 2])), preference)
-        shares = g.op("Softmax", g.op("Add", scores, self.there), axis=-1)
-        mixed = g.op("Transpose", g.op("MatMul", shares, windows("value", [0, 1, 3, 2, 4])), perm=[0, 1, 3, 2, 4])
+        scores = g.op("Add", scores, self.there)
+        # Softmax written out, its sum as a product: a sum over the window in order, whatever the window begins with,
+        # where the operator's own depends on where in the window a frame lies.
+        shares = g.op("Exp", g.op("Sub", scores, g.op("ReduceMax", scores, g.axes(-1), keepdims=1)))
+        total = g.op("MatMul", shares, g.constant("ones", np.ones((2 * self.size, 16), np.float32)))
+        total = g.op("Slice", total, g.axes(0), g.axes(1), g.axes(4))
+        mixed = g.op("Div", g.op("MatMul", shares, windows("value", [0, 1, 3, 2, 4])), total)
+        mixed = g.op("Transpose", mixed, perm=[0, 1, 3, 2, 4])
         mixed = g.op("Reshape", mixed, g.axes(0, -1, self.shape.width))
         return g.layer(g.op("Slice", mixed, g.axes(0), self.frames, g.axes(1)), f"{block}.out", weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import onnx
 from safetensors import safe_open
 
 from model import attention, convolution
+from model.audio import Samples
 from model.codebook import Codebook
 from model.encoder import (
     FRAME_SAMPLES,
@@ -21,7 +23,8 @@ from model.encoder import (
     shape_to_json,
 )
 from model.frontend import HOP, PAD, FrontEnd
-from model.graph import Bits, GraphBuilder, Weights, write_model
+from model.graph import Bits, GraphBuilder, Ranges, Weights, write_model
+from model.tokenizer import open_session
 
 
 @dataclass(frozen=True)
@@ -61,19 +64,39 @@ def _front_end(g: GraphBuilder, spec: FrontEnd) -> str:
     return g.op("Mul", g.op("Sub", log, g.scalar("mel_mean", spec.mean)), g.scalar("mel_scale", spec.scale))
 
 
+def _encoded(g: GraphBuilder, shape: EncoderShape, weights: Weights) -> str:
+    """Embeddings, not of unit length, of `waveform`."""
+    mel = _front_end(g, shape.FRONT_END)
+    encode = attention.encode if isinstance(shape, AttentionShape) else convolution.encode
+    return encode(g, mel, shape, weights)  # type: ignore[arg-type]
+
+
+def measure_ranges(shape: EncoderShape, weights: Weights, sounds: Iterable[Samples]) -> Ranges:
+    """The least and the greatest number that goes into each layer of an encoder while it hears these sounds."""
+    g = GraphBuilder()
+    _encoded(g, shape, weights)
+    names = list(g.layer_inputs.values())
+    session = open_session(g.model([(name, 3) for name in names]).SerializeToString())
+    low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
+    for samples in sounds:
+        inside = session.run(names, {"waveform": samples[None]})
+        low = np.minimum(low, [x.min() for x in inside])
+        high = np.maximum(high, [x.max() for x in inside])
+    return {layer: (float(a), float(b)) for layer, a, b in zip(g.layer_inputs, low, high, strict=True)}
+
+
 def build(
-    shape: EncoderShape, weights: Weights, codebook: Codebook, description: Description, bits: Bits = 32
-) -> onnx.ModelProto:
+    shape: EncoderShape, weights: Weights, codebook: Codebook, description: Description, bits: Bits = 32,
+    ranges: Ranges | None = None,
+) -> onnx.ModelProto:  # fmt: skip
     """The whole graph: `waveform` [batch, samples] to `ids` and `embeddings`, checked.
 
-    `bits` are those in which weights are stored; what is computed is float32 either way.
+    `bits` are those in which weights are stored. What is computed is float32, but for the layers of which `ranges`
+    tells what goes in (see `measure_ranges`): their products are of 8 bits. The ranges are fixed, so that a chunk gets
+    what it gets in one pass.
     """
-    g = GraphBuilder(bits)
-    mel = _front_end(g, shape.FRONT_END)
-    if isinstance(shape, AttentionShape):
-        embedding = attention.encode(g, mel, shape, weights)
-    else:
-        embedding = convolution.encode(g, mel, shape, weights)
+    g = GraphBuilder(bits, ranges)
+    embedding = _encoded(g, shape, weights)
     g.ids(g.embeddings(embedding), codebook.centroids)
     if codebook.pq is not None:
         g.constant("pq", codebook.pq)
@@ -88,7 +111,14 @@ def build(
     return g.tokenizer(description.name, codebook.dim, metadata)
 
 
-def export(weights_path: Path, codebook: Codebook, description: Description, out: Path, bits: Bits = 32) -> None:
-    """Write the tokenizer of a checkpoint and a codebook to `out`; an unfinished file never has that name."""
+def export(
+    weights_path: Path, codebook: Codebook, description: Description, out: Path, bits: Bits = 32,
+    sounds: Iterable[Samples] | None = None,
+) -> None:  # fmt: skip
+    """Write the tokenizer of a checkpoint and a codebook to `out`; an unfinished file never has that name.
+
+    With `sounds`, waveforms float32 [samples] like those that it will hear, it multiplies in 8 bits.
+    """
     shape, weights = read_weights(weights_path)
-    write_model(build(shape, weights, codebook, description, bits), out)
+    ranges = None if sounds is None else measure_ranges(shape, weights, sounds)
+    write_model(build(shape, weights, codebook, description, bits, ranges), out)

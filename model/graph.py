@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,16 +21,23 @@ Array = npt.NDArray[np.generic]
 Float32 = npt.NDArray[np.float32]
 Weights = Mapping[str, Float32]
 Bits = Literal[8, 32]
+Ranges = Mapping[str, tuple[float, float]]
+
+WEIGHT_LIMIT = 63  # of weights that are multiplied in 8 bits: with 127 the sums of some CPUs (without VNNI) saturate
 
 
 class GraphBuilder:
     """Nodes and constants under construction; every method returns the name of what it made.
 
-    With 8 `bits` the weights of `layer` and `convolution` are stored by `compact`.
+    With 8 `bits` the weights of `layer` and `convolution` are stored by `compact`. A layer of which `ranges` has the
+    least and the greatest number that goes in is computed in 8 bits too, by `product_of_8_bits`.
     """
 
-    def __init__(self, bits: Bits = 32) -> None:
+    def __init__(self, bits: Bits = 32, ranges: Ranges | None = None) -> None:
         self.bits = bits
+        self.ranges = ranges or {}
+        self.layer_inputs: dict[str, str] = {}  # what goes into each layer, by the layer's name
+        self.rounded: dict[str, str] = {}  # what has been rounded to 8 bits, by what it was
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
 
@@ -75,10 +82,33 @@ class GraphBuilder:
 
     def layer(self, x: str, name: str, weights: Weights) -> str:
         """A linear layer with the parameters `name`.weight, stored as torch keeps it, and, if there is one, .bias."""
-        weight = self._stored(f"{name}.weight", weights[f"{name}.weight"])
-        y = self.op("MatMul", x, self.op("Transpose", weight, perm=[1, 0]))
+        weight = weights[f"{name}.weight"]
+        self.layer_inputs[name] = x
+        if name in self.ranges:
+            y = self.product_of_8_bits(x, name, weight)
+        else:
+            y = self.op("MatMul", x, self.op("Transpose", self._stored(f"{name}.weight", weight), perm=[1, 0]))
         bias = weights.get(f"{name}.bias")
         return y if bias is None else self.op("Add", y, self.constant(f"{name}.bias", bias))
+
+    def product_of_8_bits(self, x: str, name: str, weight: Float32) -> str:
+        """x @ weight.T of `x` rounded to 256 steps of its range and of weights with a scale for each row.
+
+        Written as ONNX's pairs of rounding and its inverse, of which ONNX Runtime makes one product of whole numbers.
+        """
+        scale = (np.maximum(np.abs(weight).max(1), 1e-12) / WEIGHT_LIMIT).astype(np.float32)
+        whole = np.round(weight / scale[:, None]).astype(np.int8)
+        stored = self.constant(f"{name}.weight", whole.T), self.constant(f"{name}.weight" + SCALE, scale)
+        return self.op("MatMul", self._rounded(x, *self.ranges[name]), self.op("DequantizeLinear", *stored, axis=1))
+
+    def _rounded(self, x: str, low: float, high: float) -> str:
+        if x not in self.rounded:
+            low, high = min(low, 0.0), max(high, 0.0)  # zero is among the steps
+            step = max(high - low, 1e-12) / 255.0
+            zero = self.constant(f"{x}.zero", np.array(round(-low / step), np.uint8))
+            steps = self.scalar(f"{x}.step", step), zero
+            self.rounded[x] = self.op("DequantizeLinear", self.op("QuantizeLinear", x, *steps), *steps)
+        return self.rounded[x]
 
     def _stored(self, name: str, weight: Float32) -> str:
         compact = self.bits == 8 and weight.size >= LEAST_COMPACT
@@ -121,28 +151,43 @@ class GraphBuilder:
 
         `batch` is the name of the batch axis, or its size where it is fixed.
         """
-        graph = helper.make_graph(
-            self.nodes,
-            name,
-            [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [batch, "samples"])],
+        model = self.model([], batch)
+        model.graph.name = name
+        model.graph.output.extend(
             [
                 helper.make_tensor_value_info("ids", TensorProto.INT64, [batch, "frames"]),
                 helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, [batch, "frames", dim]),
-            ],
-            list(self.constants.values()),
+            ]
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
         helper.set_model_props(model, dict(metadata))
         onnx.checker.check_model(model, full_check=True)
         return model
 
+    def model(self, outputs: Sequence[tuple[str, int]], batch: str | int = "batch") -> onnx.ModelProto:
+        """The model as it is, from `waveform` to these outputs, float32 with so many axes each."""
+        graph = helper.make_graph(
+            self.nodes,
+            "graph",
+            [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [batch, "samples"])],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * axes) for name, axes in outputs],
+            list(self.constants.values()),
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+
 
 def unpacked(arrays: Mapping[str, Array], name: str) -> Array | None:
-    """An initialiser as float32 if it was stored by `compact`, as it is otherwise; None where there is none."""
-    array = arrays.get(name)
-    if array is None or name + SCALE not in arrays:
+    """An initialiser as float32 [rows, …] if it was stored in 8 bits, as it is otherwise; None where there is none."""
+    array, scale = arrays.get(name), arrays.get(name + SCALE)
+    if array is None or scale is None:
         return array
-    return array.astype(np.float32) * arrays[name + SCALE].astype(np.float32)
+    if scale.ndim == 1:  # of a product of 8 bits, whose weights lie as they are multiplied
+        return array.T.astype(np.float32) * scale.astype(np.float32)[:, None]
+    return array.astype(np.float32) * scale.astype(np.float32)
+
+
+def multiplies_in_8_bits(model: onnx.ModelProto) -> bool:
+    """Whether a file of ours has products of 8 bits."""
+    return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
 
 def write_model(model: onnx.ModelProto, out: Path) -> None:

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import torch
 
 from model.encoder import FRAME_SECONDS
 from model.export import Description, export
+from model.graph import multiplies_in_8_bits
 from model.tokenizer import Tokenizer
 from model.training import recipe, stages
 from model.training.consistency import Consistency, HeldOut, hold_out, measure
@@ -232,7 +234,9 @@ def _export(student: Student, checkpoint: Path, sample: Sample, old: Path, work:
         trained_on=info.trained_on if info.trained_on.endswith(own) else f"{info.trained_on} and {own}",
     )
     codebook = recipe.fit_own_codebook(student, pieces(sample.whole, PIECE_FRAMES), device)
-    export(checkpoint, codebook, description, work / ADAPTED_FILE)
+    compact = multiplies_in_8_bits(onnx.load(old))
+    sounds = sample.whole.sounds() if compact else None
+    export(checkpoint, codebook, description, work / ADAPTED_FILE, 8 if compact else 32, sounds)
 
 
 def _read_json(path: Path) -> Any:

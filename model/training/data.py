@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -18,6 +18,7 @@ from model import audio
 from model.encoder import FRAME_SAMPLES
 
 SAMPLES_FILE, TABLE_FILE = "samples.i16", "recordings.json"
+SOUND_FRAMES = 7_500  # 5 minutes: what the ranges of an encoder are measured on
 
 
 class CorpusError(Exception):
@@ -51,6 +52,14 @@ class Pack:
     def recordings(self, kind: str) -> npt.NDArray[np.int64]:
         """Numbers of the recordings of one kind."""
         return np.array([i for i, entry in enumerate(self.entries) if entry.kind == kind], np.int64)
+
+    def sounds(self, frames: int = SOUND_FRAMES, seed: int = 0) -> Iterator[npt.NDArray[np.float32]]:
+        """Recordings of every kind, drawn by chance, until there are so many frames: float32 [samples] each."""
+        for recording in np.random.default_rng(seed).permutation(len(self.entries)):
+            if frames <= 0:
+                return
+            yield self.waveform(int(recording)).astype(np.float32) / 32767.0
+            frames -= int(self.frames[recording])
 
     def waveform(self, recording: int) -> npt.NDArray[np.int16]:
         """int16 [frames * 640] of one recording."""

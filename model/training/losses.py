@@ -62,27 +62,46 @@ def collapse(tokens: Tensor) -> Tensor:
     return runs
 
 
-def blank_free_ctc(log_probability: Tensor, frames: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+def blank_free_ctc(
+    log_probability: Tensor, frames: Tensor, target: Tensor, lengths: Tensor, optional: int | None = None
+) -> Tensor:
     """Negative log likelihood of token sequences under CTC without a blank (wav2tok, Banerjee and Arora 2022).
 
     Every frame emits a token; a path is right if its run-length collapse is the target. float32 [batch, time, K],
     `frames` int64 [batch], `target` int64 [batch, longest] without equal neighbours, `lengths` int64 [batch], to
-    float32 [batch], infinite where the target is longer than its frames.
+    float32 [batch], infinite where the target needs more frames than there are. The token `optional` (a pause) may be
+    left out wherever the target has it; no two of it are neighbours.
     """
     batch, time, _ = log_probability.shape
     longest = target.shape[1]
     emit = log_probability.gather(2, target.clamp(min=0)[:, None].expand(batch, time, longest))
     # A finite stand-in for minus infinity keeps gradients free of NaN.
     nothing = torch.full((batch, 1), -1e30, device=emit.device)
-    alpha = torch.cat([emit[:, 0, :1], nothing.expand(batch, longest - 1)], 1)
+    absent = torch.full((batch, longest), -1e30, device=emit.device)
+    may_go = target == optional if optional is not None else torch.zeros_like(target, dtype=torch.bool)
+    leaves_out = torch.cat([torch.zeros_like(may_go[:, :1]), may_go[:, :-1]], 1)  # the one before it may be left out
+    first = torch.arange(longest, device=emit.device)[None] == 0
+    second = (torch.arange(longest, device=emit.device)[None] == 1) & leaves_out
+    alpha = torch.where(first | second, emit[:, 0], absent)
     ends = [alpha]
     for t in range(1, time):
         before = torch.cat([nothing, alpha[:, :-1]], 1)
-        alpha = torch.logaddexp(alpha, before) + emit[:, t]
+        came = torch.logaddexp(alpha, before)
+        if optional is not None:
+            skipped = torch.cat([nothing, before[:, :-1]], 1)
+            came = torch.logaddexp(came, torch.where(leaves_out, skipped, absent))
+        alpha = came + emit[:, t]
         ends.append(alpha)
     last = torch.stack(ends, 1)[torch.arange(batch, device=emit.device), frames - 1]
-    likelihood = last.gather(1, (lengths - 1)[:, None])[:, 0]
-    return torch.where(lengths <= frames, -likelihood, torch.full_like(likelihood, torch.inf))
+    at_end = (lengths - 1)[:, None]
+    likelihood = last.gather(1, at_end)[:, 0]
+    inside = torch.arange(longest, device=emit.device)[None] < lengths[:, None]
+    if optional is not None and longest > 1:
+        may_end = may_go.gather(1, at_end)[:, 0] & (lengths > 1)
+        earlier = last.gather(1, (at_end - 1).clamp(min=0))[:, 0]
+        likelihood = torch.where(may_end, torch.logaddexp(likelihood, earlier), likelihood)
+    needed = lengths - (may_go & inside).sum(1)
+    return torch.where(needed.clamp(min=1) <= frames, -likelihood, torch.full_like(likelihood, torch.inf))
 
 
 def best_aligned(similarity: Tensor, anchor: Tensor, positive: Tensor, frames: int) -> tuple[Tensor, Tensor]:

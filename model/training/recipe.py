@@ -23,9 +23,13 @@ from model.training.distil import Cutter, Sampler
 from model.training.embedding import embed_recordings
 from model.training.features import Features, Whitening
 from model.training.inherit import inherit
+from model.training.lesson import Lesson
 from model.training.lowrank import TunedTeacher, load_tuned
 from model.training.pairs import WordSampler
+from model.training.phones import Phones, read_phones
 from model.training.student import Student
+from model.training.tuningsettings import TuningSettings
+from model.training.views import Views
 from model.training.words import Groups, LabelSampler, Word, read_words
 from model.tuned import DEFAULT_TUNED
 
@@ -50,7 +54,8 @@ class TrainingError(Exception):
 class Corpus:
     """Where the sound lies: a folder, and a manifest with its splits, or none for every file in the folder.
 
-    `words` has word times (see `words.read_words`), `excluded` words that never serve as pairs.
+    `words` has word times (see `words.read_words`), `excluded` words that never serve as pairs. `phones` reads what
+    was said aloud (see `phones.read_phones`), for a teacher that is tuned.
     """
 
     folder: Path
@@ -58,6 +63,7 @@ class Corpus:
     splits: tuple[str, ...] = ("train", "noise")
     words: Path | None = None
     excluded: frozenset[str] = frozenset()
+    phones: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Plan:
     """What is trained: the teacher's tuning, a tuned part that is there already, or neither; then the stages."""
 
     stages: tuple[stages.Stage, ...]
-    tuning: tuning.TuningSettings | None = None
+    tuning: TuningSettings | None = None
     tuned: Path | None = None
 
 
@@ -84,19 +90,20 @@ def plan(minutes: float, tune_minutes: float, tuned: Path | None, pairs: tuple[f
     else:
         both = (replace(stages.STAGE_1, minutes=pairs[0]), replace(stages.STAGE_2, minutes=pairs[1]))
         following = [stage for stage in both if stage.minutes]
-    tuning_settings = tuning.TuningSettings(minutes=tune_minutes) if tune_minutes else None
+    tuning_settings = TuningSettings(minutes=tune_minutes) if tune_minutes else None
     return Plan((stages.Stage(name="distil", minutes=minutes), *following), tuning_settings, tuned)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What all stages share; `groups` is None where there are no words."""
+    """What all stages share; `groups` is None where there are no words, `phones` where none were asked for."""
 
     pack: data.Pack
     features: Features
     whitening: Whitening
     groups: Groups | None
     timed: frozenset[str]  # languages with word times
+    phones: Phones | None = None
 
 
 def prepare(
@@ -124,7 +131,15 @@ def prepare(
     timed_words = read_words(corpus.words, pack, corpus.excluded)
     timed = frozenset(_languages_of_many(timed_words))
     mined = [] if corpus.manifest is None else _mined(corpus, pack, stored, whitening, timed)
-    return Prepared(pack, stored, whitening, Groups(list(dict.fromkeys(timed_words + mined))), timed)
+    groups = Groups(list(dict.fromkeys(timed_words + mined)))
+    said = _phones(corpus, pack, groups, workers) if corpus.phones and lower else None
+    return Prepared(pack, stored, whitening, groups, timed, said)
+
+
+def _phones(corpus: Corpus, pack: data.Pack, groups: Groups, workers: int) -> Phones:
+    """Phones of what was said, but for excluded words and those that measure."""
+    measure = {word.label.split("/", 1)[1] for word in groups.held_out}
+    return read_phones(pack, corpus.words, corpus.manifest, corpus.excluded | measure, workers)
 
 
 def _languages_of_many(words: list[Word], speakers: int = 3) -> set[str]:
@@ -156,7 +171,7 @@ def _mined(
 
 
 def tune_teacher(
-    prepared: Prepared, teacher_source: str, settings: tuning.TuningSettings, work: Path, device: torch.device
+    prepared: Prepared, teacher_source: str, settings: TuningSettings, work: Path, device: torch.device
 ) -> Path:
     """The tuned part of the teacher, learned unless it is in `work` already."""
     out = work / tuning.TUNED_FILE
@@ -177,10 +192,13 @@ def tune_teacher(
         tuning.isolated_pack(prepared.pack, words, settings.augmentation), alone, device, lower=True,
     )  # fmt: skip
     assert cuts.lower is not None
-    views = tuning.Views(prepared.pack, prepared.features.lower, words, cuts.lower)
+    views = Views(prepared.pack, prepared.features.lower, words, cuts.lower)
     tuned = TunedTeacher(teacher.load_teacher(teacher_source), prepared.whitening, settings.rank).to(device)
     sampler = LabelSampler(groups, prepared.timed, settings.hard, settings.other_languages)
-    tuning.tune(tuned, views, groups, sampler, prepared.whitening, prepared.features.pooled, work, device, settings)
+    lesson = Lesson(
+        tuned, views, groups, sampler, prepared.whitening, prepared.features.pooled, prepared.phones, device, settings
+    )
+    tuning.tune(lesson, work)
     return out
 
 
@@ -245,11 +263,15 @@ def load_codebook(path: Path) -> Codebook:
 
 
 def export_work(work: Path, description: Description, out: Path, bits: Bits = 32) -> None:
-    """The trained tokenizer in `work` as one ONNX file. Raises TrainingError where training has not got there."""
+    """The trained tokenizer in `work` as one ONNX file, which stores and multiplies in so many bits.
+
+    Raises TrainingError where training has not got there.
+    """
     for name in (stages.WEIGHTS_FILE, CODEBOOK_FILE):
         if not (work / name).exists():
             raise TrainingError(f"{work} has no {name}: train first")
-    export(work / stages.WEIGHTS_FILE, load_codebook(work / CODEBOOK_FILE), description, out, bits)
+    sounds = data.read_pack(work).sounds() if bits == 8 else None
+    export(work / stages.WEIGHTS_FILE, load_codebook(work / CODEBOOK_FILE), description, out, bits, sounds)
 
 
 def train(

@@ -39,7 +39,7 @@ def read_words(path: Path, pack: Pack, excluded: Collection[str] = (), min_lette
     WordsError where the file cannot be read, and where it has words but none of a recording of the pack.
     """
     times = read_times(path)
-    number = _matched({time.path for time in times}, pack)
+    number = matched({time.path for time in times}, pack)
     if times and not number:
         raise WordsError(f"{path}: none of its recordings is in the corpus, the first is {times[0].path}")
     return [
@@ -50,7 +50,7 @@ def read_words(path: Path, pack: Pack, excluded: Collection[str] = (), min_lette
     ]
 
 
-def _matched(names: Collection[str], pack: Pack) -> dict[str, int]:
+def matched(names: Collection[str], pack: Pack) -> dict[str, int]:
     """The recording of each name that has one: by path, else by path without suffix, else by the bare stem.
 
     A stem counts where one recording alone has it, and for a name with a folder only where no folder fits: then the

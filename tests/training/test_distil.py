@@ -6,18 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from model import frontend
 from model.audio import SAMPLE_RATE
 from model.codebook import fit_codebook
+from model.contract import check
 from model.encoder import FRAME_SAMPLES, AttentionShape, ConvolutionShape, EncoderShape, shape_to_json
 from model.export import Description, ExportError, export, read_weights
+from model.graph import multiplies_in_8_bits
 from model.tokenizer import Tokenizer
 from model.training.data import Entry, Pack
 from model.training.distil import Batch, Cutter, Sampler, distil_loss
+from model.training.imported import student_from_onnx
 from model.training.losses import frame_contrast
+from model.training.stages import save_student
 from model.training.student import LogMel
 from tests.training.corpus import DISTIL, SMALL, sampler_of, targets_of, write_corpus
 from tests.training.students import ATTENTIVE, random_student
@@ -56,6 +61,33 @@ def test_exported_graph_agrees_with_torch(shape: EncoderShape, tmp_path: Path) -
     save_file(tensors, weights, {"shape": shape_to_json(shape)})
     with pytest.raises(ExportError, match=r"head\.bias should have shape \(256,\), found nothing"):
         read_weights(weights)
+
+
+def test_products_of_8_bits_are_near_exact_in_chunks_and_read_back(tmp_path: Path) -> None:
+    student = random_student(AttentionShape(blocks=2, hidden=256, reach=4))
+    weights, codebook = tmp_path / "student.safetensors", fit_codebook(np.eye(256, dtype=np.float32), 16, parts=0)
+    save_student(student, weights)
+    rng = np.random.default_rng(0)
+    sounds = [(rng.standard_normal(2 * SAMPLE_RATE) * level).astype(np.float32) for level in (0.3, 0.1, 0.01)]
+    for name, bits, heard in (("whole", 32, None), ("stored", 8, None), ("compact", 8, sounds)):
+        export(weights, codebook, Description("t", "1", "-", "-"), tmp_path / f"{name}.onnx", bits, heard)  # type: ignore[arg-type]
+    size = {name: (tmp_path / f"{name}.onnx").stat().st_size for name in ("whole", "stored", "compact")}
+    assert size["compact"] < 1.05 * size["stored"] < 0.5 * size["whole"]
+    assert multiplies_in_8_bits(onnx.load(tmp_path / "compact.onnx"))
+    assert not multiplies_in_8_bits(onnx.load(tmp_path / "stored.onnx"))
+    samples = (rng.standard_normal(200 * FRAME_SAMPLES) * 0.1).astype(np.float32)
+    whole, compact = (Tokenizer(tmp_path / f"{name}.onnx", threads=1) for name in ("whole", "compact"))
+    cosine = (whole.embed(samples) * compact.embed(samples)).sum(1)
+    assert 0.99 < cosine.mean() < 0.999999
+    # A chunk gets what it gets in one pass, to the digit.
+    at = 90 * FRAME_SAMPLES
+    part = compact.embed(samples[at:-at], samples[:at], samples[-at:])
+    assert (compact.embed(samples)[90:-90] == part).all()
+    assert [finding for finding in check(tmp_path / "compact.onnx").findings if finding.level == "error"] == []
+    back, was = student_from_onnx(tmp_path / "compact.onnx").state_dict(), student.state_dict()
+    for name, tensor in was.items():
+        step = tensor.abs().max() / (126 if tensor.numel() >= 4_096 else 1e6)
+        assert (back[name] - tensor).abs().max() <= 1.01 * step, name
 
 
 @pytest.mark.parametrize("shape", [SMALL, ATTENTIVE])

@@ -121,6 +121,32 @@ def test_blank_free_ctc_agrees_with_all_paths(seed: int) -> None:
     assert found.numpy() == pytest.approx(expected, rel=1e-6)
 
 
+def all_alignments(log_probability: np.ndarray, target: list[int], optional: int) -> float:
+    """-log of the summed probability of every way to say the target, with or without each `optional` token."""
+    total = 0.0
+    places = [i for i, token in enumerate(target) if token == optional]
+    for left_out in itertools.product([False, True], repeat=len(places)):
+        dropped = {place for place, out in zip(places, left_out, strict=True) if out}
+        said = [token for i, token in enumerate(target) if i not in dropped]
+        for state in itertools.product(range(len(said)), repeat=len(log_probability)):
+            steps = np.diff([-1, *state, len(said)])
+            if said and steps[0] == 1 and steps[-1] == 1 and set(steps[1:-1].tolist()) <= {0, 1}:
+                total += float(np.exp(sum(log_probability[t, said[s]] for t, s in enumerate(state))))
+    return -np.log(total) if total else np.inf
+
+
+@pytest.mark.parametrize("target", [[0, 1, 0, 2, 0], [0, 1, 2, 0], [1, 0, 1], [0, 2], [1, 0], [2], [0, 1, 2, 1, 0]])
+@pytest.mark.parametrize("frames", [1, 2, 3, 5])
+def test_an_optional_token_may_be_left_out(target: list[int], frames: int) -> None:
+    log_probability = log_softmax(torch.randn(1, frames, 3, generator=torch.Generator().manual_seed(frames)), -1)
+    padded = torch.tensor([[*target, 0, 0]])
+    found = losses.blank_free_ctc(
+        log_probability, torch.tensor([frames]), padded, torch.tensor([len(target)]), optional=0
+    )
+    expected = all_alignments(log_probability[0].double().numpy(), target, 0)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
 def test_blank_free_ctc_sums_to_one_over_all_targets() -> None:
     log_probability = log_softmax(torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(1)).double(), -1)
     targets = {tuple(t for t, _ in itertools.groupby(path)) for path in itertools.product(range(3), repeat=4)}

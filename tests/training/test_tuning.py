@@ -13,9 +13,15 @@ from model.training import targets, tuning
 from model.training.augment import Augmentation
 from model.training.data import Entry, Pack
 from model.training.features import Whitening, fit_whitening
+from model.training.lesson import Lesson, phone_loss
+from model.training.losses import blank_free_ctc
 from model.training.lowrank import LowRankLinear, TunedTeacher, load_tuned, save_tuned
+from model.training.pairs import Codes
+from model.training.phones import PAUSE, Phones, Said
 from model.training.teacher import WIDTH
-from model.training.tuning import TuningSettings, View, Views, isolated_pack, measure, padded, random_cuts, tune
+from model.training.tuning import isolated_pack, measure, random_cuts, tune
+from model.training.tuningsettings import TuningSettings
+from model.training.views import View, Views, padded
 from model.training.words import Groups, LabelSampler, Word
 from tests.training.corpus import random_teacher
 
@@ -186,34 +192,41 @@ def spoken(labels: int = 8, speakers: int = 3) -> tuple[Pack, np.ndarray, list[W
 
 
 QUICK = TuningSettings(
-    minutes=0.04, rank=RANK, labels=4, same=2, running=2, running_frames=20, around_frames=4, learning_rate=3e-3,
-    warmup_steps=2, evaluate_s=0.8, patience=50, average=0.5,
+    minutes=0.04, rank=RANK, labels=4, same=2, running=2, running_frames=20, stretches=2, around_frames=4,
+    learning_rate=3e-3, warmup_steps=2, evaluate_s=0.8, patience=50, average=0.5,
 )  # fmt: skip
 
 
-def tuned_in(work: Path, settings: TuningSettings, held_labels: float) -> tuple[TunedTeacher, dict[str, float], Views]:
+def phones_of(words: list[Word], monkeypatch: pytest.MonkeyPatch) -> Phones:
+    """Word n is read as three phones of its own."""
+    monkeypatch.setattr("model.training.phones.RARE", 1)
+    spelled = {word.label: tuple(f"{word.label}{part}" for part in "abc") for word in words}
+    return Phones([Said(w.recording, w.first, w.frames, (spelled[w.label],)) for w in words], spelled)
+
+
+def lesson_of(settings: TuningSettings, held_labels: float, phones: Phones | None = None) -> Lesson:
     pack, lower, words = spoken()
     groups = Groups(words, held_labels=held_labels, held_speakers=0.0)
     isolated = np.concatenate(
         [lower[(at := int(pack.start[w.recording]) + w.first) : at + w.frames] for w in words]
     )  # as heard in the sentence: enough for a run
     views = Views(pack, lower, words, isolated)
-    tuned = untuned()
     with torch.inference_mode():
         raw = random_teacher().upper(torch.from_numpy(lower).float().reshape(1, -1, WIDTH))[0].half().numpy()
     sampler = LabelSampler(groups, frozenset({"en"}), settings.hard, settings.other_languages)
-    best = tune(tuned, views, groups, sampler, some_whitening(), raw, work, CPU, settings)
-    return tuned, best, views
+    return Lesson(untuned(), views, groups, sampler, some_whitening(), raw, phones, CPU, settings)
 
 
 def test_a_short_tuning_keeps_the_best_state_and_writes_its_log(tmp_path: Path) -> None:
-    tuned, best, views = tuned_in(tmp_path, QUICK, held_labels=0.25)
+    lesson = lesson_of(QUICK, held_labels=0.25)
+    best, tuned, views = tune(lesson, tmp_path), lesson.tuned, lesson.views
     lines = [json.loads(line) for line in (tmp_path / tuning.LOG_FILE).read_text().splitlines()]
     assert len(lines) >= 2
     assert lines[0]["step"] == 0
     assert lines[-1]["step"] > 0
     for line in lines:
-        assert {"step", "spent_s", "contrast", "kept", "sentence_ap", "isolated_ap"} == set(line)
+        losses = {"contrast", "kept"} if line["step"] else set()
+        assert {"step", "spent_s", "sentence_ap", "isolated_ap"} | losses == set(line)
         assert all(np.isfinite(value) for value in line.values())
         assert 0 <= line["sentence_ap"] <= 1
     assert best["sum"] == pytest.approx(max(line["sentence_ap"] + line["isolated_ap"] for line in lines), abs=1e-3)
@@ -232,9 +245,53 @@ def test_a_short_tuning_keeps_the_best_state_and_writes_its_log(tmp_path: Path) 
 
 
 def test_without_held_out_words_the_last_state_is_kept(tmp_path: Path) -> None:
-    _, best, _ = tuned_in(tmp_path, replace(QUICK, minutes=0.02, evaluate_s=0.4, patience=1), held_labels=0.0)
+    best = tune(lesson_of(replace(QUICK, minutes=0.02, evaluate_s=0.4, patience=1), held_labels=0.0), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / tuning.LOG_FILE).read_text().splitlines()]
     assert best["step"] == lines[-1]["step"] > 0
+
+
+def test_phones_are_learned_beside_the_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = spoken()[2]
+    phones = phones_of(words, monkeypatch)
+    assert phones.size == 8 * 3 + 1
+    lesson = lesson_of(QUICK, held_labels=0.0, phones=phones)
+    assert lesson.codes is not None
+    assert "phones" in lesson.trained()
+
+    def loss_of(tuned: TunedTeacher) -> float:
+        """Of every word in its sentence, read from its own phones."""
+        with torch.inference_mode():
+            heard = [tuned.embed(*padded([lesson.views.in_sentence(w, 0)], CPU))[0] for w in words]
+            scores = [lesson.codes.scores(x) for x in heard]  # type: ignore[union-attr]
+            return float(phone_loss(scores, phones.labels_of, QUICK.phone_temperature))
+
+    before = loss_of(lesson.tuned)
+    tune(lesson, tmp_path)
+    assert loss_of(lesson.tuned.eval()) < 0.8 * before
+    lines = [json.loads(line) for line in (tmp_path / tuning.LOG_FILE).read_text().splitlines()]
+    assert lines[-1]["phones"] > 0
+    # The file has nothing of the phones: they serve tuning alone.
+    assert not [
+        name for name in load_tuned(random_teacher(), tmp_path / tuning.TUNED_FILE).tensors() if "phone" in name
+    ]
+
+
+def test_the_loss_of_phones_is_a_mean_over_stretches_a_frame() -> None:
+    codes = Codes(normalize(torch.randn(4, 6, generator=torch.Generator().manual_seed(1)), dim=-1))
+    frames = [5, 3, 1]
+    heard = [normalize(torch.randn(n, 6, generator=torch.Generator().manual_seed(n)), dim=-1) for n in frames]
+    labels = [[PAUSE, 1, 2, PAUSE], [3, PAUSE], [1, 2, 3]]  # the last does not fit into its frame
+    with torch.inference_mode():
+        scores = [codes.scores(x) for x in heard]
+        each = [
+            blank_free_ctc(
+                torch.log_softmax(s / 0.1, -1)[None], torch.tensor([len(s)]), torch.tensor([label]),
+                torch.tensor([len(label)]), PAUSE,
+            ) / len(s)
+            for s, label in zip(scores[:2], labels[:2], strict=True)
+        ]  # fmt: skip
+        assert float(phone_loss(scores, labels, 0.1)) == pytest.approx(float(torch.cat(each).mean()), rel=1e-5)
+        assert float(phone_loss(scores[2:], labels[2:], 0.1)) == 0.0
 
 
 def test_targets_of_a_tuned_teacher_do_not_depend_on_what_they_are_batched_with(tmp_path: Path) -> None:
