@@ -47,9 +47,12 @@ def _room_responses(count: int, spec: Augmentation, generator: torch.Generator, 
     return torch.nn.functional.normalize(response, dim=1)
 
 
-def augment(waveform: Tensor, noise: Tensor, spec: Augmentation, generator: torch.Generator) -> Tensor:
+def augment(
+    waveform: Tensor, noise: Tensor, spec: Augmentation, generator: torch.Generator, rooms: Tensor | None = None
+) -> Tensor:
     """A changed copy of float32 [batch, samples]; `noise` of the same shape is added to some rows.
 
+    With `rooms` float32 [rooms, samples] (see `rooms.simulate`) half of those in a room are in one of them.
     All in the frequency domain at once: room, tilt and band are one product of spectra.
     """
     batch, samples = waveform.shape
@@ -60,8 +63,12 @@ def augment(waveform: Tensor, noise: Tensor, spec: Augmentation, generator: torc
     response = torch.ones((batch, bins), dtype=torch.complex64, device=device)
     in_room = torch.rand(batch, generator=generator, device=device) < spec.room
     if in_room.any():
-        rooms = _room_responses(int(in_room.sum()), spec, generator, device)
-        response[in_room] = torch.fft.rfft(rooms, points)
+        around = _room_responses(int(in_room.sum()), spec, generator, device)
+        response[in_room] = torch.fft.rfft(around, points)
+        if rooms is not None:
+            chosen = in_room & (torch.rand(batch, generator=generator, device=device) < 0.5)
+            which = torch.randint(len(rooms), (int(chosen.sum()),), generator=generator, device=device)
+            response[chosen] = torch.fft.rfft(rooms.to(device)[which], points)
     at = torch.linspace(-1.0, 1.0, bins, device=device)
     tilted = (torch.rand((batch, 1), generator=generator, device=device) < spec.tilt).float()
     tilt_db = _uniform(-spec.tilt_db, spec.tilt_db, (batch, 1), generator, device) * tilted

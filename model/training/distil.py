@@ -11,6 +11,7 @@ from torch import Tensor
 
 from model.encoder import FRAME_SAMPLES
 from model.training.augment import Augmentation
+from model.training.codecs import available, coded
 from model.training.data import Pack
 from model.training.losses import frame_contrast
 from model.training.precision import autocast
@@ -26,6 +27,7 @@ class DistilSettings:
     cut_frames: tuple[int, int] = (8, 30)  # 0.32 to 1.2 s
     speed: tuple[float, float] = (0.87, 1.15)  # of `changed_speed` of the rows
     changed_speed: float = 0.3
+    coded: float = 0.08  # share of rows that went through a codec (`model.training.codecs`)
     contrast: float = 0.3  # weight of the frame InfoNCE
     contrast_frames: int = 1_536
     temperature: float = 0.07
@@ -90,6 +92,7 @@ class Sampler:
     def __init__(self, pack: Pack, targets: npt.NDArray[np.float16], settings: DistilSettings) -> None:
         self.pack, self.targets, self.settings = pack, targets, settings
         self.cutter = Cutter(pack, targets)
+        self.codings = available() if settings.coded else []
         order = np.random.default_rng(settings.seed).permutation(pack.recordings("speech"))
         held = max(1, round(len(order) * settings.held_out))
         self.held_out, speech = order[:held], order[held:]
@@ -128,6 +131,9 @@ class Sampler:
                 target[row, at : at + frames] = self.cutter.target(first, frames, speed)
                 valid[row, at : at + frames] = True
                 at += frames + (int(rng.integers(5, 20)) if isolated else 0)
+            if self.codings and rng.random() < s.coded:
+                coding = self.codings[int(rng.integers(len(self.codings)))]
+                waveform[row] = coded(waveform[row], coding, int(rng.choice(coding.bit_rates)))
             noise[row] = self.cutter.noise(samples, rng)
         white = 1e-4 * 10 ** rng.uniform(-1, 1, (rows, 1)).astype(np.float32)
         waveform += white * rng.standard_normal(waveform.shape, dtype=np.float32)

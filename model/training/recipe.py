@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from model.codebook import Codebook, fit_codebook
 from model.encoder import FRAME_SECONDS, AttentionShape, parameter_count
@@ -27,6 +28,7 @@ from model.training.lesson import Lesson
 from model.training.lowrank import TunedTeacher, load_tuned
 from model.training.pairs import WordSampler
 from model.training.phones import Phones, read_phones
+from model.training.rooms import load_rooms
 from model.training.student import Student
 from model.training.tuningsettings import TuningSettings
 from model.training.views import Views
@@ -96,7 +98,11 @@ def plan(minutes: float, tune_minutes: float, tuned: Path | None, pairs: tuple[f
 
 @dataclass(frozen=True)
 class Prepared:
-    """What all stages share; `groups` is None where there are no words, `phones` where none were asked for."""
+    """What all stages share.
+
+    `groups` is None where there are no words, `phones` where none were asked for, `rooms` where they cannot
+    be simulated.
+    """
 
     pack: data.Pack
     features: Features
@@ -104,6 +110,7 @@ class Prepared:
     groups: Groups | None
     timed: frozenset[str]  # languages with word times
     phones: Phones | None = None
+    rooms: Tensor | None = None
 
 
 def prepare(
@@ -126,14 +133,15 @@ def prepare(
     if not (work / features.WHITENING_FILE).exists():
         features.save_whitening(features.fit_whitening(stored.pooled, dim), work)
     whitening = features.load_whitening(work)
+    rooms = load_rooms(work)
     if corpus.words is None:
-        return Prepared(pack, stored, whitening, None, frozenset())
+        return Prepared(pack, stored, whitening, None, frozenset(), rooms=rooms)
     timed_words = read_words(corpus.words, pack, corpus.excluded)
     timed = frozenset(_languages_of_many(timed_words))
     mined = [] if corpus.manifest is None else _mined(corpus, pack, stored, whitening, timed)
     groups = Groups(list(dict.fromkeys(timed_words + mined)))
     said = _phones(corpus, pack, groups, workers) if corpus.phones and lower else None
-    return Prepared(pack, stored, whitening, groups, timed, said)
+    return Prepared(pack, stored, whitening, groups, timed, said, rooms)
 
 
 def _phones(corpus: Corpus, pack: data.Pack, groups: Groups, workers: int) -> Phones:
@@ -189,7 +197,8 @@ def tune_teacher(
     alone.mkdir(exist_ok=True)
     cuts = features.store_features(
         lambda: teacher.load_teacher(teacher_source),
-        tuning.isolated_pack(prepared.pack, words, settings.augmentation), alone, device, lower=True,
+        tuning.isolated_pack(prepared.pack, words, settings.augmentation, rooms=prepared.rooms),
+        alone, device, lower=True,
     )  # fmt: skip
     assert cuts.lower is not None
     views = Views(prepared.pack, prepared.features.lower, words, cuts.lower)
@@ -362,6 +371,6 @@ def run_stage(
         if prepared.groups is None or not prepared.groups.labels:
             raise TrainingError(f"the stage {stage.name} needs words that several speakers say")
         words = WordSampler(Cutter(prepared.pack, target), prepared.groups, prepared.timed, stage.pairs)
-    scores = stages.run(stage, sampler, words, work, device, start) | {"minutes": stage.minutes}
+    scores = stages.run(stage, sampler, words, work, device, start, prepared.rooms) | {"minutes": stage.minutes}
     data.write_atomically(work / DONE_FILE, json.dumps(scores))
     return scores

@@ -42,7 +42,7 @@ class Stage:
 
     name: str = "distil"
     minutes: float = 120.0  # of training; the learning rate follows this budget
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     final_rate: float = 2e-5
     warmup_steps: int = 200
     weight_decay: float = 0.02
@@ -205,11 +205,13 @@ def run(
     work: Path,
     device: torch.device,
     start: Path | None = None,
+    rooms: Tensor | None = None,
 ) -> dict[str, float]:
     """Train until the budget is spent; resumes from the checkpoint in `work`. Returns the last scores.
 
-    `start` has the weights to begin with (a student's safetensors). Leaves the averaged weights, blended with those at
-    the start if the stage asks for it, in `student.safetensors`, and a line of figures per evaluation in `train.jsonl`.
+    `start` has the weights to begin with (a student's safetensors), `rooms` responses to hear some rows in. Leaves the
+    averaged weights, blended with those at the start if the stage asks for it, in `student.safetensors`, and a line of
+    figures per evaluation in `train.jsonl`.
     """
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(stage.seed)
@@ -245,7 +247,7 @@ def run(
         save_student(average, work / WEIGHTS_FILE)
 
     def embed(waveform: Tensor, noise: Tensor, spec: DistilSettings | PairSettings) -> Tensor:
-        changed = augment(waveform.to(device), noise.to(device), spec.augmentation, generator)
+        changed = augment(waveform.to(device), noise.to(device), spec.augmentation, generator, rooms)
         mel = warp_vocal_tract(student.log_mel(changed), spec.augmentation, generator)
         with autocast(device):
             return F.normalize(student.features(mel).float(), dim=-1)

@@ -48,7 +48,9 @@ def random_cuts(pack: Pack, count: int, seed: int = 0) -> list[Word]:
     return cuts
 
 
-def isolated_pack(pack: Pack, words: list[Word], spec: Augmentation, seed: int = 0) -> Pack:
+def isolated_pack(
+    pack: Pack, words: list[Word], spec: Augmentation, seed: int = 0, rooms: Tensor | None = None
+) -> Pack:
     """Each word cut out of its recording, in a room and in noise: a pack of its own, one recording a word."""
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -61,7 +63,7 @@ def isolated_pack(pack: Pack, words: list[Word], spec: Augmentation, seed: int =
         if len(noises):
             source = pack.waveform(int(rng.choice(noises)))
             noise = np.resize(np.roll(source, -int(rng.integers(len(source)))), len(cut)).astype(np.float32) / 32767.0
-        changed = augment(torch.from_numpy(cut)[None], torch.from_numpy(noise)[None], spec, generator)[0].numpy()
+        changed = augment(torch.from_numpy(cut)[None], torch.from_numpy(noise)[None], spec, generator, rooms)[0].numpy()
         parts.append(np.round(changed * 32767.0).astype(np.int16))
     frames = np.array([word.frames for word in words], np.int64)
     entries = [Entry("", word.label.split("/")[0], word.speaker, "speech") for word in words]
