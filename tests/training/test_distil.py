@@ -106,7 +106,7 @@ def test_a_frame_sees_no_further_than_its_declared_context(shape: EncoderShape) 
 
 
 def test_isolated_cuts_keep_the_targets_of_their_context(work: Path) -> None:
-    sampler = sampler_of(work, replace(DISTIL, isolated=1.0))
+    sampler = sampler_of(work, replace(DISTIL, isolated=1.0, coded=0.0))
     batch = sampler.draw(np.random.default_rng(1))
     stored = torch.from_numpy(targets_of(work).astype(np.float32))
     valid = batch.target[batch.valid]
@@ -138,7 +138,7 @@ def numbers_of(target: torch.Tensor) -> np.ndarray:
 
 def test_running_speech_lies_under_its_targets_and_held_out_recordings_never() -> None:
     pack = sounds(60, 50, 40, 30, 45)
-    sampler = Sampler(pack, numbers(pack), replace(DISTIL, isolated=0.0, changed_speed=0.0, held_out=0.2))
+    sampler = Sampler(pack, numbers(pack), replace(DISTIL, isolated=0.0, changed_speed=0.0, coded=0.0, held_out=0.2))
     batch = sampler.draw(np.random.default_rng(0), 6)
     assert batch.waveform.shape == (6, 100 * FRAME_SAMPLES)
     assert batch.valid[:, :95].all()
