@@ -13,7 +13,7 @@ import numpy.typing as npt
 from indexer.discover import FoundFile
 from indexer.messages import Hear, Heard, Part
 from indexer.pool import Pool
-from model.codebook import PQ_PARTS, Codebook, codebook_size, fit_codebook
+from model.codebook import PQ_PARTS, SWITCH_PENALTY, Codebook, codebook_size, fit_codebook
 from model.tokenizer import Tokenizer
 
 SAMPLE_S = 3_600.0  # heard at most
@@ -22,6 +22,10 @@ FRAMES_PER_CENTROID = 8  # of the sample, at least
 LEAST_SIZE = 64  # no codebook of an archive is smaller
 MARGIN_S = 30.0  # that a file may be longer than its container claims, and a fifth
 BYTES_PER_S = 4_000.0  # of a file whose container does not say how long it is: 32 kbit/s
+
+MOST_TOKENS_PER_S = 15.0  # of speech
+PRICES = (SWITCH_PENALTY, 0.115, 0.13, 0.15, 0.175, 0.2)  # of a change of token, tried in turn
+RATE_SAMPLE_S = 240.0  # whose tokens are counted
 
 Kind = Literal["archive", "tokenizer"]
 
@@ -88,11 +92,35 @@ def fit(
     heard_so_far("fitting the codebook", 0.0, 0.0)
     embeddings, sample = _joined(sample)
     codebook = fit_codebook(embeddings, size, seed=seed, parts=PQ_PARTS if codes else 0)
+    codebook = held_to_rate(codebook, [part for heard in sample for part in heard.parts], frame_s, seed)
     parameters = {
         "seed": seed, "sample_frames": frames, "sample_files": len(sample), "archive_s": round(total_s, 1),
         "method": "spherical k-means in two levels",
     }  # fmt: skip
     return Fitted(codebook, "archive", parameters, _whole(sample))
+
+
+def held_to_rate(codebook: Codebook, parts: Sequence[Part], frame_s: float, seed: int = 0) -> Codebook:
+    """The codebook with the least of `PRICES` at which a second of speech has at most `MOST_TOKENS_PER_S` tokens.
+
+    Counted on a few minutes of the parts, drawn by chance; where none of the prices is enough the highest is taken.
+    """
+    drawn: list[Part] = []
+    frames = 0
+    for i in np.random.default_rng(seed).permutation(len(parts)):
+        if frames * frame_s < RATE_SAMPLE_S:
+            drawn.append(parts[int(i)])
+            frames += len(parts[int(i)].embeddings)
+    speech_s = sum(int(part.speech.sum()) for part in drawn) * frame_s
+    for price in PRICES:
+        codebook = replace(codebook, switch_penalty=price)
+        tokens = 0
+        for part in drawn:
+            ids = codebook.tokenize(part.embeddings)
+            tokens += int(part.speech[np.flatnonzero(np.diff(ids, prepend=-1) != 0)].sum())
+        if tokens <= MOST_TOKENS_PER_S * speech_s:
+            break
+    return codebook
 
 
 def _sample(

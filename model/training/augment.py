@@ -65,8 +65,8 @@ def augment(
     if in_room.any():
         around = _room_responses(int(in_room.sum()), spec, generator, device)
         response[in_room] = torch.fft.rfft(around, points)
-        if rooms is not None:
-            chosen = in_room & (torch.rand(batch, generator=generator, device=device) < 0.5)
+        chosen = in_room & (torch.rand(batch, generator=generator, device=device) < 0.5)
+        if rooms is not None and chosen.any():
             which = torch.randint(len(rooms), (int(chosen.sum()),), generator=generator, device=device)
             response[chosen] = torch.fft.rfft(rooms.to(device)[which], points)
     at = torch.linspace(-1.0, 1.0, bins, device=device)
