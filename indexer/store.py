@@ -205,6 +205,18 @@ def list_recordings(
     return [_recording(row) for row in rows]
 
 
+def recording_ids(connection: Connection, archive_id: int, names: Iterable[str]) -> set[int]:
+    """Ids of an archive's recordings by name; a name that it does not have is left out."""
+    wanted = sorted({storable(name) for name in names})
+    if not wanted:
+        return set()
+    rows = connection.execute(
+        text("SELECT id FROM recording WHERE archive_id = :archive_id AND name = ANY(:names)"),
+        {"archive_id": archive_id, "names": wanted},
+    )
+    return {row.id for row in rows}
+
+
 def recordings_by_id(connection: Connection, ids: Iterable[int]) -> dict[int, RecordingInfo]:
     """Recordings by their ids; an id that is gone is left out."""
     wanted = sorted(set(ids))

@@ -42,7 +42,8 @@ def run(
 ) -> TaskResult:
     """Search every query of a task; a clip that cannot be searched counts as answered with nothing.
 
-    With `context_folder`, the query is the stretch of its source recording there, heard in its context.
+    Recordings that a query leaves out are left out of its search: they must not help to find the others. With
+    `context_folder`, the query is the stretch of its source recording there, heard in its context.
     """
     queries = read_task(task_path)
     answers: dict[str, list[Ranked]] = {}
@@ -73,4 +74,4 @@ def _request(
         clip = read_clip(task_path.parent / query.clip, longest_s)
     else:
         clip = read_clip(context_folder / query.source.name, longest_s, query.source.start_s, query.source.end_s)
-    return Request([clip], archive, LIMIT, exact=exact)
+    return Request([clip], archive, LIMIT, exact=exact, exclude=frozenset(query.exclude))

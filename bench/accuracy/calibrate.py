@@ -29,11 +29,13 @@ def pairs(home: str, task: Path, archive: str) -> tuple[np.ndarray, np.ndarray]:
     features, right = [], []
     for query in read_task(task):
         clip = read_clip(task.parent / query.clip, backend.settings.max_query_s)
-        answer = backend.search.search(Request([clip], archive, 1_000))
-        hits = [Ranked(h.recording.name, h.start_s, h.end_s, h.dtw_similarity) for h in answer.hits]
+        answer = backend.search.search(Request([clip], archive, 1_000, exclude=frozenset(query.exclude)))
+        # In place of a score each hit has its own number, so that what it rests on is found again.
+        hits = [Ranked(h.recording.name, h.start_s, h.end_s, -float(n)) for n, h in enumerate(answer.hits)]
         timed = all(place.start_s is not None for place in query.relevant)
-        for value, correct in judge(query, hits, timed).hits:
-            features.append((answer.background.distance(value), value))
+        for number, correct in judge(query, hits, timed).hits:
+            evidence = answer.hits[round(-number)].evidence
+            features.append((evidence.distance, evidence.similarity))
             right.append(correct)
     backend.close()
     return np.array(features), np.array(right)

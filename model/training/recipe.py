@@ -77,11 +77,15 @@ class Plan:
     tuned: Path | None = None
 
 
-def plan(minutes: float, tune_minutes: float, tuned: Path | None, pairs: tuple[float, float] | int) -> Plan:
+def plan(
+    minutes: float, tune_minutes: float, tuned: Path | None, pairs: tuple[float, float] | int,
+    rate: float = stages.Stage.learning_rate,
+) -> Plan:  # fmt: skip
     """The usual plan: tuning if it is asked for, `minutes` of distillation, and the word stages.
 
     `pairs` has the minutes of Stage I and of Stage II where there are words, or, where there are none, the rounds of
-    pairs found by their sound, which share a third of `minutes`. Without a tuned part the one that ships serves.
+    pairs found by their sound, which share a third of `minutes`. `rate` is distillation's highest learning rate.
+    Without a tuned part the one that ships serves.
     """
     if tuned is None and not tune_minutes and DEFAULT_TUNED.exists():
         tuned = DEFAULT_TUNED
@@ -93,7 +97,7 @@ def plan(minutes: float, tune_minutes: float, tuned: Path | None, pairs: tuple[f
         both = (replace(stages.STAGE_1, minutes=pairs[0]), replace(stages.STAGE_2, minutes=pairs[1]))
         following = [stage for stage in both if stage.minutes]
     tuning_settings = TuningSettings(minutes=tune_minutes) if tune_minutes else None
-    return Plan((stages.Stage(name="distil", minutes=minutes), *following), tuning_settings, tuned)
+    return Plan((stages.Stage(name="distil", minutes=minutes, learning_rate=rate), *following), tuning_settings, tuned)
 
 
 @dataclass(frozen=True)

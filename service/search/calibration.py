@@ -44,6 +44,19 @@ class LogisticMap:
 DEFAULT_MAP = LogisticMap(distance=0.781, similarity=10.286, bias=-11.08)
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What a score rests on: `distance` in spreads above the background, and `similarity`, a mean cosine."""
+
+    distance: float
+    similarity: float
+
+    @property
+    def score(self) -> float:
+        """The probability that the match is right."""
+        return DEFAULT_MAP.score(self.distance, self.similarity)
+
+
 def measure(similarities: npt.NDArray[np.float32]) -> Background:
     """Median and scaled median absolute deviation (as a standard deviation) of background similarities [segments]."""
     if len(similarities) == 0:

@@ -22,6 +22,7 @@ from service.clips import Clip
 from service.errors import ArchiveNotReady, NoSpeech
 from service.search import alignment, calibration, candidates, rescoring
 from service.search.candidates import SegmentKey
+from service.search.feedback import Stretch, second_look
 from service.search.trim import Speech, trim
 
 BACKGROUND_SEGMENTS = 300
@@ -41,13 +42,17 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class Request:
-    """A question: clips of one term, an archive's name, and what to answer."""
+    """A question: clips of one term, an archive's name, and what to answer.
+
+    Recordings whose names are in `exclude` are as if they were not there.
+    """
 
     clips: Sequence[Clip]
     archive: str
     limit: int = 20
     min_score: float = 0.0
     exact: bool = False
+    exclude: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Hit:
-    """A place where the term is said, in seconds."""
+    """A place where the term is said, in seconds; `evidence` is what the score rests on."""
 
     recording: store.RecordingInfo
     start_s: float
@@ -70,6 +75,7 @@ class Hit:
     score: float
     edit_similarity: float
     dtw_similarity: float
+    evidence: calibration.Evidence
 
 
 @dataclass(frozen=True)
@@ -85,10 +91,9 @@ class Timing:
 
 @dataclass(frozen=True)
 class Answer:
-    """Hits, best first, with what was asked and what was searched; query and background are those of the first clip."""
+    """Hits, best first, with what was asked and what was searched; the query is that of the first clip."""
 
     query: Query
-    background: calibration.Background
     hits: list[Hit]
     timing_ms: Timing
     recordings: int
@@ -107,21 +112,20 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Found:
-    """A match in an archive: the token string of its segment, and the stretch in frames."""
+    """A match in an archive."""
 
     segment: SegmentKey
-    tokens: TokenString
-    start: int
-    end: int
-    similarity: float
+    stretch: Stretch
 
     @property
     def start_s(self) -> float:
-        return self.tokens.offset + self.start * self.tokens.frame_seconds
+        tokens = self.stretch.tokens
+        return tokens.offset + self.stretch.start * tokens.frame_seconds
 
     @property
     def end_s(self) -> float:
-        return self.tokens.offset + self.end * self.tokens.frame_seconds
+        tokens = self.stretch.tokens
+        return tokens.offset + self.stretch.end * tokens.frame_seconds
 
 
 class _Clock:
@@ -176,15 +180,15 @@ class SearchEngine:
             queries = [_hear(clip, tokenizer, loaded.codebook) for clip in request.clips]
             clock.lap("tokenize")
             found: list[list[_Found]] = [[] for _ in queries]
+            excluded = store.recording_ids(connection, archive.id, request.exclude)
             for block in self._blocks(connection, archive, queries, loaded, request.exact, clock):
                 for number, query in enumerate(queries):
-                    found[number] += self._match(query, block, clock)
-            backgrounds = [_background(query, loaded) for query in queries]
-            hits = _rank(queries, backgrounds, found, request, connection)
+                    rows = [row for row in block if row.recording_id not in excluded]
+                    found[number] += self._match(query, rows, clock)
+            scored = [m for query, matches in zip(queries, found, strict=True) for m in _scored(query, matches, loaded)]
+            hits = _rank(scored, request, connection)
             clock.lap("rescoring")
-        return Answer(
-            queries[0], backgrounds[0], hits, clock.timing(), archive.recordings, archive.hours, tokenizer.info.name
-        )
+        return Answer(queries[0], hits, clock.timing(), archive.recordings, archive.hours, tokenizer.info.name)
 
     def _load(self, connection: Connection, archive_id: int, codebook_id: int) -> _Loaded:
         with self._lock:
@@ -237,40 +241,55 @@ class SearchEngine:
         segments = [SegmentKey(rows[i].recording_id, rows[i].position) for i in keep]
         matches = rescoring.match(query.tables, rescoring.gather(kept, query.tables.residual.shape[1]))
         clock.lap("rescoring")
-        return [_Found(segments[m.segment], kept[m.segment], m.start, m.end, m.similarity) for m in matches]
+        return [_Found(segments[m.segment], Stretch(kept[m.segment], m.start, m.end, m.similarity)) for m in matches]
 
 
-def _rank(
-    queries: list[Query],
-    backgrounds: list[calibration.Background],
-    found: list[list[_Found]],
-    request: Request,
-    connection: Connection,
-) -> list[Hit]:
-    """Calibrate each clip's matches, join those of several clips, merge overlaps, and name the recordings."""
-    scored: list[tuple[float, _Found, Query]] = []
-    for query, background, matches in zip(queries, backgrounds, found, strict=True):
-        for match in matches:
-            distance = background.distance(match.similarity)
-            scored.append((calibration.DEFAULT_MAP.score(distance, match.similarity), match, query))
-    scored.sort(key=lambda s: (-s[0], -s[1].similarity, s[1].segment.recording_id, s[1].segment.position))
-    ranked: list[tuple[float, _Found, Query]] = []
+@dataclass(frozen=True)
+class _Scored:
+    """A match with its score, what that rests on, and the query it answers."""
+
+    score: float
+    evidence: calibration.Evidence
+    match: _Found
+    query: Query
+
+    @property
+    def order(self) -> tuple[float, float, int, int]:
+        """Best first; of equals the more similar, then the one that was indexed first."""
+        segment = self.match.segment
+        return -self.score, -self.match.stretch.similarity, segment.recording_id, segment.position
+
+
+def _scored(query: Query, matches: list[_Found], loaded: _Loaded) -> list[_Scored]:
+    """A query's matches, looked at a second time and calibrated."""
+    best = rescoring.match(query.tables, loaded.background, per_segment=1)
+    background = calibration.measure(np.array([m.similarity for m in best], np.float32))
+    evidence = second_look(
+        [m.stretch for m in matches], background, loaded.codebook, loaded.background, query.tokens.frames
+    )
+    return [_Scored(e.score, e, match, query) for e, match in zip(evidence, matches, strict=True)]
+
+
+def _rank(scored: list[_Scored], request: Request, connection: Connection) -> list[Hit]:
+    """Join the matches of several clips, merge overlaps, and name the recordings."""
+    ranked: list[_Scored] = []
     by_recording: dict[int, list[_Found]] = {}
-    for score, match, query in scored:
-        if score < request.min_score or len(ranked) == request.limit:
+    for one in sorted(scored, key=lambda s: s.order):
+        if one.score < request.min_score or len(ranked) == request.limit:
             break
-        neighbours = by_recording.setdefault(match.segment.recording_id, [])
-        if not any(_same_place(match, other) for other in neighbours):
-            neighbours.append(match)
-            ranked.append((score, match, query))
-    names = store.recordings_by_id(connection, [match.segment.recording_id for _, match, _ in ranked])
+        neighbours = by_recording.setdefault(one.match.segment.recording_id, [])
+        if not any(_same_place(one.match, other) for other in neighbours):
+            neighbours.append(one.match)
+            ranked.append(one)
+    names = store.recordings_by_id(connection, [one.match.segment.recording_id for one in ranked])
     return [
         Hit(
-            names[match.segment.recording_id], match.start_s, match.end_s, score,
-            alignment.edit_similarity(query.tokens.ids, _stretch_ids(match)), match.similarity,
+            names[one.match.segment.recording_id], one.match.start_s, one.match.end_s, one.score,
+            alignment.edit_similarity(one.query.tokens.ids, _stretch_ids(one.match.stretch)),
+            one.match.stretch.similarity, one.evidence,
         )
-        for score, match, query in ranked
-        if match.segment.recording_id in names
+        for one in ranked
+        if one.match.segment.recording_id in names
     ]  # fmt: skip
 
 
@@ -285,12 +304,7 @@ def _gain(speech: Samples) -> np.float32:
     return np.float32(SPEECH_RMS / np.sqrt(np.mean(np.square(speech))))
 
 
-def _background(query: Query, loaded: _Loaded) -> calibration.Background:
-    best = rescoring.match(query.tables, loaded.background, per_segment=1)
-    return calibration.measure(np.array([m.similarity for m in best], np.float32))
-
-
-def _stretch_ids(found: _Found) -> npt.NDArray[np.uint16]:
+def _stretch_ids(found: Stretch) -> npt.NDArray[np.uint16]:
     """Tokens of the matched stretch."""
     ends = np.cumsum(found.tokens.durations, dtype=np.int64)
     return found.tokens.ids[np.searchsorted(ends, found.start, "right") : np.searchsorted(ends, found.end, "left") + 1]

@@ -7,6 +7,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
+from service.clips import read_clip
+from service.deps import Backend
+from service.search.engine import Request
 from service.settings import Settings
 from tests.service.conftest import DEMO
 from tests.service.sounds import encode
@@ -95,12 +98,13 @@ def test_a_stretch_of_running_speech_can_be_the_query(client: TestClient) -> Non
     name, start, end = truth("visibility")[0]
     clip = (DEMO / "archive" / name).read_bytes()
     hits = ask(client, clip, start=start, end=end).json()["hits"]
-    assert hits[0]["recording"]["name"] == name
-    assert hits[0]["start"] == pytest.approx(start, abs=0.2)
-    assert hits[0]["end"] == pytest.approx(end, abs=0.2)
-    assert hits[0]["score"] > 0.5
-    assert hits[0]["edit_similarity"] > 0.7
-    assert is_true(hits[1], truth("visibility"))
+    assert all(is_true(hit, truth("visibility")) for hit in hits[:3])
+    # Its own place is among the first; others are said alike enough to come before it.
+    own = next(hit for hit in hits[:3] if hit["recording"]["name"] == name)
+    assert own["start"] == pytest.approx(start, abs=0.2)
+    assert own["end"] == pytest.approx(end, abs=0.2)
+    assert own["score"] > 0.5
+    assert own["edit_similarity"] > 0.7
 
 
 @pytest.mark.parametrize(
@@ -220,6 +224,21 @@ def test_few_candidates_by_keys_still_find_the_best_hits(settings: Settings, que
         assert is_true(hits[0], truth("visibility"))
         exact = ask(client, query_path.read_bytes(), exact="true").json()["hits"]
         assert hits[0]["recording"] == exact[0]["recording"]
+
+
+def test_excluded_recordings_are_as_if_they_were_not_there(settings: Settings, query_path: Path) -> None:
+    backend = Backend.open(settings)
+    clip = read_clip(query_path, 30.0)
+
+    def names(exclude: frozenset[str]) -> list[str]:
+        answer = backend.search.search(Request([clip], "demo", 10, exclude=exclude))
+        return [hit.recording.name for hit in answer.hits]
+
+    whole = names(frozenset())
+    without = names(frozenset({whole[0], "no such recording"}))
+    assert whole[0] not in without
+    assert set(whole[1:4]) <= set(without)
+    backend.close()
 
 
 def test_min_score_cuts(client: TestClient, query_path: Path) -> None:
