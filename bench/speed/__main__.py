@@ -1,9 +1,9 @@
-"""Times real time of a tokenizer from samples to token ids, as it ships and with its weights in 8 bits.
+"""Times real time of a tokenizer from samples to token ids, as it is and with its products in float32.
 
-    python -m bench.speed [--tokenizer FILE.onnx] [--audio FOLDER] [--seconds 600] [--int8 OUT.onnx] [--json]
+    python -m bench.speed [--tokenizer FILE.onnx] [--audio FOLDER] [--seconds 600] [--float32 OUT.onnx] [--json]
 
-All variants are run in turn, several times over, in one process: the ratios are what counts. `--int8` writes the
-quantised file, for `python -m bench.accuracy.probes --tokenizer OUT.onnx`.
+Both are run in turn, several times over, in one process: the ratios are what counts. `--float32` keeps the other file,
+for `python -m bench.accuracy.probes --tokenizer OUT.onnx`. A file without products of 8 bits is run alone.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from model import audio
 from model.audio import SAMPLE_RATE, Samples
 from model.codebook import Codebook, fit_codebook
+from model.graph import multiplies_in_8_bits
 from model.tokenizer import DEFAULT_WEIGHTS, Tokenizer
 
 DEMO = Path(__file__).parents[2] / "service" / "demo" / "archive"
@@ -33,49 +31,18 @@ ROUNDS = 5
 CODEBOOK_SIZE = 4_096
 
 
-class Speech(CalibrationDataReader):  # type: ignore[misc]
-    """Segments of real sound, from which the ranges of activations are taken."""
+def in_float32(path: Path, out: Path) -> None:
+    """The same tokenizer with float32 products: its weights read back and exported anew. Needs the train extra."""
+    from model.export import Description, export
+    from model.training.imported import student_from_onnx
+    from model.training.stages import save_student
 
-    def __init__(self, segments: list[Samples]) -> None:
-        self.left: Iterator[Samples] = iter(segments)
-
-    def get_next(self) -> dict[str, Samples] | None:
-        """What the quantiser asks for until there is no more."""
-        segment = next(self.left, None)
-        return None if segment is None else {"waveform": segment[None]}
-
-
-def quantise(path: Path, segments: list[Samples], out: Path) -> None:
-    """Weights and activations of the matrix products in 8 bits, with fixed ranges.
-
-    Ranges that follow the input would make a chunk's ids depend on its neighbours, which the contract forbids.
-    """
-    folded = out.with_suffix(".folded.onnx")  # the quantiser looks for weights, not for what becomes one at loading
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(folded)
-    options.log_severity_level = 3
-    ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    quantize_static(
-        folded, out, Speech(segments), quant_format=QuantFormat.QDQ, op_types_to_quantize=["MatMul"], per_channel=True,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, reduce_range=False,
-        calibrate_method=CalibrationMethod.MinMax, nodes_to_exclude=_codebook_products(folded),
-    )  # fmt: skip
-    folded.unlink()
-    model, original = onnx.load(out), onnx.load(path)
-    onnx.helper.set_model_props(model, {e.key: e.value for e in original.metadata_props})
-    # What only served to make another constant is gone, and the contract asks for the codebook by its name.
-    kept = {tensor.name for tensor in model.graph.initializer}
-    model.graph.initializer.extend(
-        t for t in original.graph.initializer if t.name in ("codebook", "pq") and t.name not in kept
-    )
-    onnx.save(model, out)
-
-
-def _codebook_products(path: Path) -> list[str]:
-    """The product with the codebook, and nothing else: ids must be the nearest centroids exactly."""
-    model = onnx.load(path)
-    return [n.name for n in model.graph.node if n.op_type == "MatMul" and n.input[0] == "embeddings"]
+    tokenizer = Tokenizer(path, threads=1)
+    weights = out.with_suffix(".safetensors")
+    save_student(student_from_onnx(path), weights)
+    info = tokenizer.info
+    export(weights, tokenizer.codebook, Description(info.name, info.version, info.licence, info.trained_on), out)
+    weights.unlink()
 
 
 def segments_of(folder: Path, seconds: float) -> list[Samples]:
@@ -104,19 +71,18 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=DEFAULT_WEIGHTS)
     parser.add_argument("--audio", type=Path, default=DEMO)
     parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--int8", type=Path, help="where the quantised file goes")
+    parser.add_argument("--float32", type=Path, help="where the file with float32 products goes")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     segments = segments_of(arguments.audio, arguments.seconds)
     audio_s = len(segments) * SEGMENT_S
     with tempfile.TemporaryDirectory() as folder:
-        quantised = arguments.int8 or Path(folder) / "int8.onnx"
-        variants = {"fp32": arguments.tokenizer}
-        if Tokenizer(arguments.tokenizer).info.context == "bounded":
-            quantise(arguments.tokenizer, segments[:10], quantised)
-            variants["int8"] = quantised
+        variants = {"as it is": arguments.tokenizer}
+        if multiplies_in_8_bits(onnx.load(arguments.tokenizer)):
+            variants["float32"] = arguments.float32 or Path(folder) / "float32.onnx"
+            in_float32(arguments.tokenizer, variants["float32"])
         tokenizers = {name: Tokenizer(path) for name, path in variants.items()}
-        sample = np.concatenate([tokenizers["fp32"].embed(segment) for segment in segments])
+        sample = np.concatenate([tokenizers["as it is"].embed(segment) for segment in segments])
         size = min(CODEBOOK_SIZE, len(sample) // 3)
         codebook = fit_codebook(sample, size, parts=0)
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
@@ -126,12 +92,12 @@ def main() -> None:
         for name, runs in taken.items():
             embed_s, tokens_s = np.median(np.array(runs[1:]), axis=0)
             agreement = np.mean(
-                [(tokenizers[name].embed(s) * tokenizers["fp32"].embed(s)).sum(1).mean() for s in segments[:5]]
+                [(tokenizers[name].embed(s) * tokenizers["as it is"].embed(s)).sum(1).mean() for s in segments[:5]]
             )
             figures = {
                 "tokenizer": name, "megabytes": round(variants[name].stat().st_size / 1e6, 1), "codebook": size,
                 "embed_times_real_time": round(audio_s / embed_s), "tokens_times_real_time": round(audio_s / tokens_s),
-                "times_real_time": round(audio_s / (embed_s + tokens_s)), "cosine_to_fp32": round(float(agreement), 4),
+                "times_real_time": round(audio_s / (embed_s + tokens_s)), "cosine": round(float(agreement), 4),
                 "cores": os.cpu_count(), "machine": platform.machine(),
             }  # fmt: skip
             print(json.dumps(figures) if arguments.json else figures)

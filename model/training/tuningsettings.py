@@ -12,13 +12,13 @@ class TuningSettings:
     """Counts are of one batch; weights are of the losses' sum."""
 
     minutes: float = 20.0
-    rank: int = 64
+    rank: int = 32
     labels: int = 20  # each said by two speakers
     same: int = 18  # stretches that meet themselves: in their sentence, and cut out and noisy
     cuts: int = 9_000  # in all: stretches of any speech, without labels, that serve for that beside the words
-    running: int = 8  # stretches that only keep the teacher's own features
+    running: int = 12  # stretches that only keep the teacher's own features
     running_frames: int = 100
-    stretches: int = 14  # whose phones are known
+    stretches: int = 14  # whose phones are known, where they are learned
     around_frames: int = 30  # at most, of the sentence on each side of a word
     isolated: float = 0.35  # share of the occurrences heard cut out and noisy
     hard: float = 0.4  # share of labels that sound like one already in the batch
@@ -26,7 +26,7 @@ class TuningSettings:
     temperature: float = 0.1
     phone_temperature: float = 0.1
     phones: float = 0.7  # weight of the phones
-    keep: float = 2.0  # weight of staying near the teacher's own features
+    keep: float = 3.0  # weight of staying near the teacher's own features
     average: float = 0.99  # of what is learned, a step
     learning_rate: float = 7e-4
     final_rate: float = 5e-5
