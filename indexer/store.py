@@ -217,6 +217,19 @@ def recording_ids(connection: Connection, archive_id: int, names: Iterable[str])
     return {row.id for row in rows}
 
 
+def get_recording(connection: Connection, archive_id: int, name_or_id: str | int) -> RecordingInfo:
+    """A recording of an archive. Raises RecordingNotFound."""
+    column = "id" if isinstance(name_or_id, int) else "name"
+    value = name_or_id if isinstance(name_or_id, int) else storable(name_or_id)
+    row = connection.execute(
+        text(f"{_RECORDING} WHERE archive_id = :archive_id AND {column} = :value"),  # column: one of two
+        {"archive_id": archive_id, "value": value},
+    ).one_or_none()
+    if row is None:
+        raise RecordingNotFound(f"there is no recording {name_or_id!r} in the archive")
+    return _recording(row)
+
+
 def recordings_by_id(connection: Connection, ids: Iterable[int]) -> dict[int, RecordingInfo]:
     """Recordings by their ids; an id that is gone is left out."""
     wanted = sorted(set(ids))
@@ -228,13 +241,11 @@ def recordings_by_id(connection: Connection, ids: Iterable[int]) -> dict[int, Re
 
 def delete_recording(connection: Connection, archive_id: int, name_or_id: str | int) -> None:
     """Delete a recording with all that was made of it. Raises RecordingNotFound."""
-    column = "id" if isinstance(name_or_id, int) else "name"
-    value = name_or_id if isinstance(name_or_id, int) else storable(name_or_id)
+    recording = get_recording(connection, archive_id, name_or_id)
     row = connection.execute(
-        text(f"DELETE FROM recording WHERE archive_id = :a AND {column} = :v RETURNING segments, duration_s"),  # noqa: S608
-        {"a": archive_id, "v": value},
+        text("DELETE FROM recording WHERE id = :id RETURNING segments, duration_s"), {"id": recording.id}
     ).one_or_none()
-    if row is None:
+    if row is None:  # somebody else was faster
         raise RecordingNotFound(f"there is no recording {name_or_id!r} in the archive")
     count(connection, archive_id, recordings=-1, segments=-row.segments, audio_s=-row.duration_s)
 
@@ -290,6 +301,22 @@ def read_segments(connection: Connection, keys: Sequence[tuple[int, int]]) -> li
             JOIN segment ON segment.recording_id = k.r AND segment.position = k.p ORDER BY k.n
         """),
         {"recordings": [recording for recording, _ in keys], "positions": [position for _, position in keys]},
+    )
+    return [SegmentRow(*row) for row in rows]
+
+
+def segments_between(
+    connection: Connection, recording_id: int, start_s: float, end_s: float, frame_s: float
+) -> list[SegmentRow]:
+    """The segments of a recording that have something of a stretch, in their order."""
+    rows = connection.execute(
+        text("""
+            SELECT recording_id, position, tokens FROM segment
+            WHERE recording_id = :id AND start_s < :end_s
+            AND start_s + frames * CAST(:frame_s AS double precision) > :start_s
+            ORDER BY position
+        """),
+        {"id": recording_id, "start_s": start_s, "end_s": end_s, "frame_s": frame_s},
     )
     return [SegmentRow(*row) for row in rows]
 

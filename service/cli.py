@@ -88,8 +88,11 @@ def _tokenizer_file(engine: Engine, archive: str, wanted: str | None, settings: 
 
 @app.command()
 def search(
-    clips: Annotated[list[Path], typer.Argument(help="audio of the term, one query per clip")],
+    clips: Annotated[list[Path] | None, typer.Argument(help="audio of the term, one query per clip")] = None,
     archive: ArchiveOption = "default",
+    recording: Annotated[
+        str | None, typer.Option(help="in place of clips: a recording of the archive, with --start and --end")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000)] = 20,
     min_score: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.0,
     start: Annotated[float | None, typer.Option(min=0.0, help="seconds; the term begins here in the clip")] = None,
@@ -97,15 +100,30 @@ def search(
     exact: Annotated[bool, typer.Option("--exact", help="look at every segment")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Find every place where the term of each clip is said."""
+    """Find every place where the term of each clip is said, or that of a stretch of an indexed recording."""
     from service.clips import read_clip
     from service.deps import Backend
     from service.search.engine import Request
+    from service.search.query import Reference
     from service.views import search_out
 
+    if recording is not None and (clips or start is None or end is None):
+        raise typer.BadParameter("goes with --start and --end, and without clips", param_hint="--recording")
+    if recording is None and not clips:
+        raise typer.BadParameter("a clip is needed, or --recording with --start and --end", param_hint="CLIPS")
     failed = 0
     with failing():
         backend = Backend.open(Settings())
+        if recording is not None and start is not None and end is not None:
+            request = Request([Reference(recording, start, end)], archive, limit, min_score, exact)
+            answer = search_out(backend.search.search(request))
+            backend.close()
+            if as_json:
+                print_line({"recording": recording, **answer.model_dump(mode="json")})
+            else:
+                output.print_hits(recording, answer)
+            return
+        clips = clips or []
         for clip in clips:
             try:
                 heard = read_clip(clip, backend.settings.max_query_s, start, end)

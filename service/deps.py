@@ -45,7 +45,7 @@ class Backend:
         search = SearchEngine(
             engine,
             registry.default,
-            SearchSettings(settings.candidate_depth, settings.rescore_depth),
+            SearchSettings(settings.candidate_depth, settings.rescore_depth, settings.max_query_s),
             registry.find,
         )
         return cls(settings, engine, search)

@@ -43,6 +43,7 @@ class SayagainError(Exception):
     ├── ArchiveNotReady      it exists, but nothing has been indexed into it
     ├── QueryTooLong         the clip is longer than is allowed
     ├── UploadTooLarge       the clip has more bytes than are allowed
+    ├── BadRequest           parts of a request are missing, or do not go together
     ├── TooManyClips         more examples than are allowed
     ├── BadStretch           start and end do not name a stretch of the clip
     └── NoSpeech             the clip is silent, or too short to hold a term
@@ -71,6 +72,12 @@ class UploadTooLarge(SayagainError):
     """The clip has more bytes than are allowed."""
 
     code = "upload_too_large"
+
+
+class BadRequest(SayagainError):
+    """Parts of a request are missing, or do not go together."""
+
+    code = "invalid_request"
 
 
 class TooManyClips(SayagainError):

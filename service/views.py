@@ -22,7 +22,7 @@ def search_out(answer: Answer) -> SearchOut:
     return SearchOut(
         query=QueryOut(
             duration=round(query.duration_s, 3),
-            speech=(round(query.speech.start_s, 3), round(query.speech.end_s, 3)),
+            speech=(round(query.speech[0], 3), round(query.speech[1], 3)),
             tokens=len(query.tokens),
             tokenizer=answer.tokenizer,
         ),

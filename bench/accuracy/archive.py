@@ -18,7 +18,7 @@ from model.audio import SAMPLE_RATE, Samples
 from model.codebook import PQ_PARTS
 from service.errors import NoSpeech
 from service.evaluation import Place, TaskError, TaskQuery
-from service.search.engine import SPEECH_RMS
+from service.search.query import SPEECH_RMS
 from service.search.trim import trim
 
 CONDITIONS = ("isolated", "in_sentence", "isolated_5db")

@@ -13,21 +13,18 @@ from sqlalchemy import Connection, Engine
 
 from indexer import database, store
 from indexer.keys import bigrams, coarse_classes
-from model.audio import SAMPLE_RATE, Samples
 from model.codebook import Codebook
-from model.encoder import FRAME_SAMPLES
 from model.tokenizer import Tokenizer
 from model.tokens import TokenString
 from service.clips import Clip
-from service.errors import ArchiveNotReady, NoSpeech
+from service.errors import ArchiveNotReady
 from service.search import alignment, calibration, candidates, rescoring
 from service.search.candidates import SegmentKey
 from service.search.feedback import Stretch, second_look
-from service.search.trim import Speech, trim
+from service.search.query import Place, Query, Reference, hear, remember
 
 BACKGROUND_SEGMENTS = 300
 BACKGROUND_S = 4.0  # of each: the best of a longer stretch is higher, and segments are not all of a length
-SPEECH_RMS = 0.1  # full scale is 1: what the tokenizer has heard most of
 BLOCK_SEGMENTS = 2_000  # segments held at a time by an exact search
 LEAST_OVERLAP = 0.5  # of the shorter of two hits: more than that and they are one
 
@@ -38,31 +35,23 @@ class SearchSettings:
 
     candidate_depth: int = 2_000
     rescore_depth: int = 2_000
+    longest_reference_s: float = 30.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """A question: clips of one term, an archive's name, and what to answer.
+    """A question: examples of one term, an archive's name, and what to answer.
 
-    Recordings whose names are in `exclude` are as if they were not there.
+    An example is a clip, or a stretch of a recording of the archive, which is no hit itself. Recordings whose names are
+    in `exclude` are as if they were not there.
     """
 
-    clips: Sequence[Clip]
+    examples: Sequence[Clip | Reference]
     archive: str
     limit: int = 20
     min_score: float = 0.0
     exact: bool = False
     exclude: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Query:
-    """One clip, heard: its length, where its speech lies, and the `tokens` and look-up `tables` of that."""
-
-    duration_s: float
-    speech: Speech
-    tokens: TokenString
-    tables: rescoring.Tables
 
 
 @dataclass(frozen=True)
@@ -166,8 +155,8 @@ class SearchEngine:
     def search(self, request: Request) -> Answer:
         """Run the cascade.
 
-        Raises NoSpeech for a clip; ArchiveNotFound, ArchiveNotReady, TokenizerMismatch
-        for the archive.
+        Raises NoSpeech for a clip; RecordingNotFound, BadStretch, QueryTooLong for a stretch of a recording;
+        ArchiveNotFound, ArchiveNotReady, TokenizerMismatch for the archive.
         """
         clock = _Clock()
         with database.connect(self.database) as connection:
@@ -177,7 +166,15 @@ class SearchEngine:
                 raise ArchiveNotReady(f"nothing has been indexed into the archive {archive.name!r} yet", "archive")
             loaded = self._load(connection, archive.id, archive.codebook_id)
             clock.lap("candidates")
-            queries = [_hear(clip, tokenizer, loaded.codebook) for clip in request.clips]
+            queries = [
+                hear(example, tokenizer, loaded.codebook)
+                if isinstance(example, Clip)
+                else remember(
+                    example, connection, archive.id, loaded.codebook, tokenizer.info.frame_seconds,
+                    self.settings.longest_reference_s,
+                )
+                for example in request.examples
+            ]  # fmt: skip
             clock.lap("tokenize")
             found: list[list[_Found]] = [[] for _ in queries]
             excluded = store.recording_ids(connection, archive.id, request.exclude)
@@ -186,7 +183,8 @@ class SearchEngine:
                     rows = [row for row in block if row.recording_id not in excluded]
                     found[number] += self._match(query, rows, clock)
             scored = [m for query, matches in zip(queries, found, strict=True) for m in _scored(query, matches, loaded)]
-            hits = _rank(scored, request, connection)
+            asked = [query.place for query in queries if query.place is not None]
+            hits = _rank([one for one in scored if not _is_asked(one.match, asked)], request, connection)
             clock.lap("rescoring")
         return Answer(queries[0], hits, clock.timing(), archive.recordings, archive.hours, tokenizer.info.name)
 
@@ -299,36 +297,17 @@ def _head(tokens: TokenString) -> TokenString:
     return TokenString.from_frames(tokens.frame_ids[:frames], tokens.frame_seconds, tokens.offset, pq)
 
 
-def _gain(speech: Samples) -> np.float32:
-    """What brings speech to the usual level: a quiet query is heard like a loud one."""
-    return np.float32(SPEECH_RMS / np.sqrt(np.mean(np.square(speech))))
-
-
 def _stretch_ids(found: Stretch) -> npt.NDArray[np.uint16]:
     """Tokens of the matched stretch."""
     ends = np.cumsum(found.tokens.durations, dtype=np.int64)
     return found.tokens.ids[np.searchsorted(ends, found.start, "right") : np.searchsorted(ends, found.end, "left") + 1]
 
 
-def _same_place(one: _Found, other: _Found) -> bool:
+def _is_asked(found: _Found, asked: list[Place]) -> bool:
+    """Whether a match is one of the stretches that are asked about."""
+    return any(found.segment.recording_id == place.recording_id and _same_place(found, place) for place in asked)
+
+
+def _same_place(one: _Found, other: _Found | Place) -> bool:
     overlap = min(one.end_s, other.end_s) - max(one.start_s, other.start_s)
     return overlap > LEAST_OVERLAP * min(one.end_s - one.start_s, other.end_s - other.start_s)
-
-
-def _hear(clip: Clip, tokenizer: Tokenizer, codebook: Codebook) -> Query:
-    """Find the clip's speech, and tokenize that with the sound around it."""
-    speech = trim(clip.samples)
-    spoken = clip.samples[speech.start * FRAME_SAMPLES : speech.end * FRAME_SAMPLES]
-    gain = _gain(spoken)
-    frame = tokenizer.frame_samples
-    before = clip.before[len(clip.before) % frame :]  # whole frames of the tokenizer, which may have others than trim
-    samples, before, after = (np.clip(gain * part, -1.0, 1.0) for part in (clip.samples, before, clip.after))
-    embeddings = tokenizer.embed(samples, before, after)
-    if len(embeddings) == 0:
-        raise NoSpeech(f"the clip is shorter than one frame of the tokenizer, {frame / SAMPLE_RATE:g} s")
-    first = min(speech.start * FRAME_SAMPLES // frame, len(embeddings) - 1)
-    embeddings = embeddings[first : max(first + 1, -(-speech.end * FRAME_SAMPLES // frame))]
-    shift = round(clip.start_s * SAMPLE_RATE) // FRAME_SAMPLES
-    speech = Speech(speech.start + shift, speech.end + shift)
-    tokens = tokenizer.collapse(embeddings, codebook, speech.start_s)
-    return Query(clip.duration_s, speech, tokens, rescoring.make_tables(embeddings, codebook))

@@ -196,7 +196,7 @@ def test_bad_requests_name_the_field(
 
 def test_no_file_unknown_path_wrong_method(client: TestClient) -> None:
     assert client.post("/v1/search").json()["error"] == {
-        "code": "invalid_request", "message": "file: Field required", "field": "file",
+        "code": "invalid_request", "message": "a clip, or a recording with start and end, is needed", "field": "file",
     }  # fmt: skip
     assert client.get("/v1/nothing").json()["error"]["code"] == "not_found"
     assert client.delete("/v1/search").json()["error"]["code"] == "method_not_allowed"
@@ -224,6 +224,64 @@ def test_few_candidates_by_keys_still_find_the_best_hits(settings: Settings, que
         assert is_true(hits[0], truth("visibility"))
         exact = ask(client, query_path.read_bytes(), exact="true").json()["hits"]
         assert hits[0]["recording"] == exact[0]["recording"]
+
+
+def recording_of(client: TestClient, name: str) -> dict:
+    listed = client.get("/v1/recordings", params={"archive": "demo", "contains": name}).json()
+    return listed["recordings"][0]
+
+
+def refer(client: TestClient, **form: object):
+    return client.post("/v1/search", data={"archive": "demo", **form})
+
+
+def test_a_stretch_of_an_indexed_recording_can_be_the_query_without_its_sound(client: TestClient) -> None:
+    places = truth("visibility")
+    name, start, end = places[0]
+    recording = recording_of(client, name)
+    answer = refer(client, recording=recording["id"], start=start, end=end).json()
+    assert answer["query"]["duration"] == recording["duration"]
+    assert answer["query"]["speech"] == pytest.approx([start, end], abs=0.05)
+    assert answer["query"]["tokens"] >= 5
+    assert all(is_true(hit, places) for hit in answer["hits"][:3])
+    # What is asked about is no answer.
+    assert not any(is_true(hit, places[:1]) for hit in answer["hits"])
+    # The codes are those of the sound, so the answer is much the same.
+    clip = (DEMO / "archive" / name).read_bytes()
+    heard = {
+        (h["recording"]["id"], round(h["start"])) for h in ask(client, clip, start=start, end=end).json()["hits"][:6]
+    }
+    remembered = {(h["recording"]["id"], round(h["start"])) for h in answer["hits"][:6]}
+    assert len(heard & remembered) >= 4
+
+
+@pytest.mark.parametrize(
+    ("form", "status", "code", "field"),
+    [
+        ({"recording": 10**9, "start": 1, "end": 2}, 404, "recording_not_found", None),
+        ({"recording": "here", "start": 5000, "end": 5001}, 422, "bad_stretch", "start"),
+        ({"recording": "here", "start": 2, "end": 1}, 422, "bad_stretch", "end"),
+        ({"recording": "here", "start": 1, "end": 1.04}, 422, "bad_stretch", "start"),
+        ({"recording": "here", "start": 1, "end": 4000}, 413, "query_too_long", "end"),
+        ({"recording": "here", "start": 1}, 422, "invalid_request", "end"),
+        ({"recording": "here", "end": 1}, 422, "invalid_request", "start"),
+        ({"recording": "monday"}, 422, "invalid_request", "recording"),
+    ],
+)
+def test_references_that_lead_nowhere(
+    client: TestClient, form: dict[str, object], status: int, code: str, field: str | None
+) -> None:
+    if form["recording"] == "here":
+        form = {**form, "recording": recording_of(client, "monday")["id"]}
+    answer = refer(client, **form)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert field is None or answer.json()["error"]["field"] == field
+
+
+def test_a_clip_and_a_recording_do_not_go_together(client: TestClient, query_path: Path) -> None:
+    number = recording_of(client, "monday")["id"]
+    error = ask(client, query_path.read_bytes(), recording=number, start=1, end=2).json()["error"]
+    assert (error["code"], error["field"]) == ("invalid_request", "recording")
 
 
 def test_excluded_recordings_are_as_if_they_were_not_there(settings: Settings, query_path: Path) -> None:

@@ -16,7 +16,7 @@ from model import audio
 from model.tokenizer import Tokenizer
 from service.clips import Clip
 from service.errors import NoSpeech
-from service.search.engine import _hear
+from service.search.query import hear
 from service.tokenizers import app
 from tests.model.encoders import DIM, RIGHT_CONTEXT, encoder, saved
 from tests.model.test_contract import tiny
@@ -161,8 +161,8 @@ def test_a_clip_shorter_than_a_frame_has_no_speech(tmp_path: Path) -> None:
     nothing, samples = np.zeros(0, np.float32), audio.read(DEMO / "query.opus")
     loud = samples[4_000:6_400]
     with pytest.raises(NoSpeech, match=r"shorter than one frame of the tokenizer, 0.16 s"):
-        _hear(Clip(nothing, loud, nothing, 0.0, 0.15), slow, slow.codebook)
-    query = _hear(Clip(nothing, samples, nothing, 0.0, len(samples) / 16_000), slow, slow.codebook)
+        hear(Clip(nothing, loud, nothing, 0.0, 0.15), slow, slow.codebook)
+    query = hear(Clip(nothing, samples, nothing, 0.0, len(samples) / 16_000), slow, slow.codebook)
     assert query.tokens.duration == pytest.approx(query.speech.end_s - query.speech.start_s, abs=0.32)
 
 

@@ -26,6 +26,31 @@ def test_search_prints_one_object_per_clip_and_line(cli: Run, query_path: Path) 
         assert len(SearchOut.model_validate(line).hits) == 3
 
 
+def test_a_stretch_of_an_indexed_recording_is_searched_by_name(cli: Run) -> None:
+    words = (
+        "search",
+        "--recording",
+        "skerry-radio/01-monday.opus",
+        "--start",
+        "14.4",
+        "--end",
+        "15.2",
+        "--archive",
+        "demo",
+    )
+    done = cli(*words, "--limit", "4", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer.pop("recording") == "skerry-radio/01-monday.opus"
+    hits = SearchOut.model_validate(answer).hits
+    assert len(hits) == 4
+    assert "skerry-radio/01-monday.opus: " in cli(*words).stdout
+    assert cli("search", "--recording", "x", "--archive", "demo").returncode == 2
+    assert cli("search", "--archive", "demo").returncode == 2
+    gone = cli("search", "--recording", "gone.wav", "--start", "1", "--end", "2", "--archive", "demo")
+    assert (gone.returncode, gone.stderr.count("recording_not_found")) == (1, 1)
+
+
 def test_search_prints_a_table_for_people(cli: Run, query_path: Path) -> None:
     done = cli("search", query_path, "--archive", "demo", "--limit", "2")
     assert done.returncode == 0

@@ -1,0 +1,114 @@
+"""What is asked: a clip that is heard, or a stretch of an indexed recording that is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import Connection
+
+from indexer import store
+from model.audio import SAMPLE_RATE, Samples
+from model.codebook import Codebook
+from model.encoder import FRAME_SAMPLES
+from model.tokenizer import Tokenizer
+from model.tokens import TokenString
+from service.clips import Clip
+from service.errors import BadStretch, NoSpeech, QueryTooLong
+from service.search import rescoring
+from service.search.feedback import Stretch, embeddings_of
+from service.search.trim import Speech, trim
+
+SPEECH_RMS = 0.1  # full scale is 1: what the tokenizer has heard most of
+LEAST_FRAMES = 3  # of a stretch: less is no term
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Seconds [start_s, end_s) of an indexed recording, which is named by its id or its name."""
+
+    recording: int | str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Place:
+    """Seconds [start_s, end_s) of a recording."""
+
+    recording_id: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Query:
+    """A term as it was said once: the length of its file, where its speech lies, its tokens and look-up tables.
+
+    `place` is where it lies in the archive itself, for a stretch of an indexed recording.
+    """
+
+    duration_s: float
+    speech: tuple[float, float]
+    tokens: TokenString
+    tables: rescoring.Tables
+    place: Place | None = None
+
+
+def hear(clip: Clip, tokenizer: Tokenizer, codebook: Codebook) -> Query:
+    """Find the clip's speech, and tokenize that with the sound around it. Raises NoSpeech."""
+    speech = trim(clip.samples)
+    spoken = clip.samples[speech.start * FRAME_SAMPLES : speech.end * FRAME_SAMPLES]
+    gain = _gain(spoken)
+    frame = tokenizer.frame_samples
+    before = clip.before[len(clip.before) % frame :]  # whole frames of the tokenizer, which may have others than trim
+    samples, before, after = (np.clip(gain * part, -1.0, 1.0) for part in (clip.samples, before, clip.after))
+    embeddings = tokenizer.embed(samples, before, after)
+    if len(embeddings) == 0:
+        raise NoSpeech(f"the clip is shorter than one frame of the tokenizer, {frame / SAMPLE_RATE:g} s")
+    first = min(speech.start * FRAME_SAMPLES // frame, len(embeddings) - 1)
+    embeddings = embeddings[first : max(first + 1, -(-speech.end * FRAME_SAMPLES // frame))]
+    shift = round(clip.start_s * SAMPLE_RATE) // FRAME_SAMPLES
+    speech = Speech(speech.start + shift, speech.end + shift)
+    tokens = tokenizer.collapse(embeddings, codebook, speech.start_s)
+    return Query(clip.duration_s, (speech.start_s, speech.end_s), tokens, rescoring.make_tables(embeddings, codebook))
+
+
+def remember(
+    reference: Reference, connection: Connection, archive_id: int, codebook: Codebook, frame_s: float, longest_s: float
+) -> Query:
+    """The codes of a stretch as they were stored: nothing is decoded or tokenized.
+
+    Raises RecordingNotFound; BadStretch where the recording has no such stretch; QueryTooLong.
+    """
+    start_s, end_s = reference.start_s, reference.end_s
+    if end_s <= start_s:
+        raise BadStretch(f"the stretch ends at {end_s:g} s, before it begins at {start_s:g} s", "end")
+    if end_s - start_s > longest_s:
+        raise QueryTooLong(f"{end_s - start_s:.0f} s of query, where {longest_s:g} s are allowed", "end")
+    recording = store.get_recording(connection, archive_id, reference.recording)
+    best: Stretch | None = None
+    for row in store.segments_between(connection, recording.id, start_s, end_s, frame_s):
+        tokens = TokenString.from_bytes(row.tokens)
+        first = max(0, round((start_s - tokens.offset) / frame_s))
+        stop = min(tokens.frames, round((end_s - tokens.offset) / frame_s))
+        if best is None or stop - first > best.end - best.start:
+            best = Stretch(tokens, first, stop, 1.0)
+    if best is None or best.end - best.start < LEAST_FRAMES:
+        raise BadStretch(
+            f"{start_s:g} s to {end_s:g} s is no stretch of {recording.name!r}, which has {recording.duration_s:.2f} s",
+            "start",
+        )
+    at = slice(best.start, best.end)
+    begins_s = best.tokens.offset + best.start * frame_s
+    tokens = TokenString.from_frames(
+        best.tokens.frame_ids[at], frame_s, begins_s, None if best.tokens.pq is None else best.tokens.pq[at]
+    )
+    speech = (begins_s, best.tokens.offset + best.end * frame_s)
+    tables = rescoring.make_tables(embeddings_of(best, codebook), codebook)
+    return Query(recording.duration_s, speech, tokens, tables, Place(recording.id, *speech))
+
+
+def _gain(speech: Samples) -> np.float32:
+    """What brings speech to the usual level: a quiet query is heard like a loud one."""
+    return np.float32(SPEECH_RMS / np.sqrt(np.mean(np.square(speech))))
