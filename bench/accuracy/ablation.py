@@ -94,16 +94,16 @@ def trained(arguments: argparse.Namespace, seeds: int) -> Iterator[tuple[str, in
     device = torch.device(arguments.device)
     prepared = recipe.prepare(corpus, arguments.teacher, arguments.work, 256, False, device, 2)
     target: dict[bool, npt.NDArray[np.float16]] = {}
-    for tuned in {block.tuned for block in BLOCKS}:
+    blocks = [block for block in BLOCKS if arguments.row is None or block.row in arguments.row]
+    for tuned in {block.tuned for block in blocks}:
         path = arguments.work / "ablation" / ("tuned" if tuned else "whitened")
         path.mkdir(parents=True, exist_ok=True)
         target[tuned] = recipe.make_targets(
             prepared, arguments.teacher, arguments.tuned if tuned else None, path, device
         )
     for seed in range(seeds):
-        for block in BLOCKS:
-            wanted = arguments.row is None or block.row in arguments.row
-            if not wanted or (seed and block.row not in SEEDED):
+        for block in blocks:
+            if seed and block.row not in SEEDED:
                 continue
             start = arguments.start if block.after == "start" else None
             if block.after == "teacher":
