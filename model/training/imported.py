@@ -15,7 +15,7 @@ from model.graph import multiplies_in_8_bits, unpacked
 from model.tokenizer import Tokenizer, TokenizerError
 from model.training.student import Student
 
-TOLERANCE = 1e-3  # of cosine, between the file's embeddings and the student's
+TOLERANCE = 1e-5  # of cosine, between the file's embeddings and the student's
 TOLERANCE_8_BITS = 0.05  # where the file multiplies in 8 bits
 PROBE_FRAMES = 25
 

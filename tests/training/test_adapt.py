@@ -78,11 +78,15 @@ def test_import_gives_back_the_tensors_that_were_exported(shape: EncoderShape, t
         assert torch.equal(tensor, found[name]), name
 
 
-def test_the_tokenizer_that_ships_imports_and_agrees_with_onnx_runtime(tokenizer_path: Path) -> None:
+def test_the_tokenizer_that_ships_imports_and_agrees_with_onnx_runtime(tokenizer_path: Path, tmp_path: Path) -> None:
     samples = audio.read(DEMO / "skerry-radio" / "01-monday.opus")
+    student, ships = student_from_onnx(tokenizer_path), Tokenizer(tokenizer_path, threads=1)
     with torch.inference_mode():
-        ours = student_from_onnx(tokenizer_path)(torch.from_numpy(samples[None]))[0].numpy()
-    assert np.abs(ours - Tokenizer(tokenizer_path, threads=1).embed(samples)).max() < 1e-4
+        ours = student(torch.from_numpy(samples[None]))[0].numpy()
+    # What ships multiplies in 8 bits, and is near; in float32 the same weights agree.
+    assert 0.998 < (ours * ships.embed(samples)).sum(1).mean() < 1.0
+    whole = Tokenizer(write_tokenizer(student, tmp_path / "whole.onnx"), threads=1)
+    assert np.abs(ours - whole.embed(samples)).max() < 1e-4
 
 
 def test_what_our_export_did_not_write_is_refused(small: Path, tmp_path: Path) -> None:
