@@ -47,8 +47,11 @@ TOKENS = (
     Column("Jaccard, bigrams", EN, "isolated", "edit", ("tokens", "bigram")),
 )
 MATCHERS = tuple(
-    Column(f"{task[:2]}, {matcher}", task, "isolated", matcher, ("map",))
-    for task, matchers in ((EN, ("edit", "centroids", "pq", "continuous")), (ML, ("edit", "centroids")))
+    Column(f"{short}, {matcher}", task, "isolated", matcher, ("map",))
+    for short, task, matchers in (
+        ("en", EN, ("edit", "centroids", "pq", "continuous")),
+        ("ml", ML, ("edit", "centroids")),
+    )
     for matcher in matchers
 )
 ENGLISH = (
