@@ -69,6 +69,14 @@ class TokenString:
         """The token of every frame: uint16 [frames]."""
         return np.repeat(self.ids, self.durations)
 
+    def part(self, start: int, stop: int) -> TokenString:
+        """Frames [start, stop) alone; its offset is where they begin in the recording."""
+        at = slice(start, stop)
+        pq = None if self.pq is None else self.pq[at]
+        return TokenString.from_frames(
+            self.frame_ids[at], self.frame_seconds, self.offset + start * self.frame_seconds, pq
+        )
+
     @classmethod
     def from_frames(
         cls,

@@ -76,12 +76,8 @@ def layers_of(model: teacher.Teacher, waveforms: list[Samples], seed: int) -> li
     out = np.zeros((int(pack.frames.sum()), len(LAYERS), teacher.WIDTH), np.float32)
     windows = [[p for p in placements if p.window == w] for w in range(placements[-1].window + 1)]
     for stretches in tqdm(windows, "teacher", unit="window"):
-        sound = np.zeros((1, teacher.WINDOW_FRAMES * FRAME_SAMPLES), np.float32)
-        for p in stretches:
-            part = pack.waveform(p.recording)[p.first * FRAME_SAMPLES : (p.first + p.frames) * FRAME_SAMPLES]
-            sound[0, p.at * FRAME_SAMPLES : p.at * FRAME_SAMPLES + len(part)] = part / 32767.0
         with torch.inference_mode(), autocast(CPU):
-            x = model.lower(torch.from_numpy(sound))
+            x = model.lower(torch.from_numpy(features.window(pack, stretches))[None])
             after = [x, x := model.blocks[4](x), x := model.blocks[5](x)]
             after[-1] = model.ln_post(after[-1].float())
             heard = torch.stack([y.float().view(-1, 2, teacher.WIDTH).mean(1) for y in after], 1).numpy()

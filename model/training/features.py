@@ -56,6 +56,15 @@ def place(frames: npt.NDArray[np.int64], order: npt.NDArray[np.int64]) -> list[P
     return placements
 
 
+def window(pack: Pack, stretches: list[Placement]) -> npt.NDArray[np.float32]:
+    """The sound of a window, float32 [480000], with these stretches in it."""
+    out = np.zeros(WINDOW_S * SAMPLE_RATE, np.float32)
+    for p in stretches:
+        source = pack.waveform(p.recording)[p.first * FRAME_SAMPLES : (p.first + p.frames) * FRAME_SAMPLES]
+        out[p.at * FRAME_SAMPLES : p.at * FRAME_SAMPLES + len(source)] = source / 32767.0
+    return out
+
+
 @dataclass(frozen=True)
 class Features:
     """Of every frame of a pack: `pooled` float16 [frames, 512], and `lower` float16 [frames, 2, 512] if asked for.
@@ -93,11 +102,7 @@ def store_features(
         range(done, windows, BATCH), "teacher", math.ceil(windows / BATCH), initial=done // BATCH, unit="batch"
     ):
         batch = of_window[first : first + BATCH]
-        waveform = np.zeros((len(batch), WINDOW_S * SAMPLE_RATE), np.float32)
-        for row, stretches in enumerate(batch):
-            for p in stretches:
-                source = pack.waveform(p.recording)[p.first * FRAME_SAMPLES : (p.first + p.frames) * FRAME_SAMPLES]
-                waveform[row, p.at * FRAME_SAMPLES : p.at * FRAME_SAMPLES + len(source)] = source / 32767.0
+        waveform = np.stack([window(pack, stretches) for stretches in batch])
         with torch.inference_mode(), autocast(device):
             below = teacher.lower(torch.from_numpy(waveform).to(device))
             above = teacher.upper(below).half().cpu().numpy()

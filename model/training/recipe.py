@@ -104,8 +104,7 @@ def plan(
 class Prepared:
     """What all stages share.
 
-    `groups` is None where there are no words, `phones` where none were asked for, `rooms` where they cannot
-    be simulated.
+    `groups` is None where there are no words, `rooms` where they cannot be simulated.
     """
 
     pack: data.Pack
@@ -113,7 +112,6 @@ class Prepared:
     whitening: Whitening
     groups: Groups | None
     timed: frozenset[str]  # languages with word times
-    phones: Phones | None = None
     rooms: Tensor | None = None
 
 
@@ -144,8 +142,7 @@ def prepare(
     timed = frozenset(_languages_of_many(timed_words))
     mined = [] if corpus.manifest is None else _mined(corpus, pack, stored, whitening, timed)
     groups = Groups(list(dict.fromkeys(timed_words + mined)))
-    said = _phones(corpus, pack, groups, workers) if corpus.phones and lower else None
-    return Prepared(pack, stored, whitening, groups, timed, said, rooms)
+    return Prepared(pack, stored, whitening, groups, timed, rooms)
 
 
 def _phones(corpus: Corpus, pack: data.Pack, groups: Groups, workers: int) -> Phones:
@@ -183,8 +180,9 @@ def _mined(
 
 
 def tune_teacher(
-    prepared: Prepared, teacher_source: str, settings: TuningSettings, work: Path, device: torch.device
-) -> Path:
+    corpus: Corpus, prepared: Prepared, teacher_source: str, settings: TuningSettings, work: Path,
+    device: torch.device, workers: int,
+) -> Path:  # fmt: skip
     """The tuned part of the teacher, learned unless it is in `work` already."""
     out = work / tuning.TUNED_FILE
     if (work / tuning.DONE_FILE).exists():
@@ -208,8 +206,9 @@ def tune_teacher(
     views = Views(prepared.pack, prepared.features.lower, words, cuts.lower)
     tuned = TunedTeacher(teacher.load_teacher(teacher_source), prepared.whitening, settings.rank).to(device)
     sampler = LabelSampler(groups, prepared.timed, settings.hard, settings.other_languages)
+    phones = _phones(corpus, prepared.pack, groups, workers) if corpus.phones else None
     lesson = Lesson(
-        tuned, views, groups, sampler, prepared.whitening, prepared.features.pooled, prepared.phones, device, settings
+        tuned, views, groups, sampler, prepared.whitening, prepared.features.pooled, phones, device, settings
     )
     tuning.tune(lesson, work)
     return out
@@ -302,7 +301,7 @@ def train(
     prepared = prepare(corpus, teacher_source, work, first.shape.dim, needs_lower, device, workers)
     tuned = plan.tuned
     if plan.tuning is not None:
-        tuned = tune_teacher(prepared, teacher_source, plan.tuning, work, device)
+        tuned = tune_teacher(corpus, prepared, teacher_source, plan.tuning, work, device, workers)
     target = make_targets(prepared, teacher_source, tuned, work, device)
     if plan.tuning is not None and tuned is not None and not (work / TUNED_PART_FILE).exists():
         write_tuned_part(tuned, target, TUNED_PART, work / TUNED_PART_FILE)

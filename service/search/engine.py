@@ -20,7 +20,7 @@ from service.clips import Clip
 from service.errors import ArchiveNotReady
 from service.search import alignment, calibration, candidates, rescoring
 from service.search.candidates import SegmentKey
-from service.search.feedback import Stretch, second_look
+from service.search.feedback import Stretch, background_of, second_look
 from service.search.query import Place, Query, Reference, hear, remember
 
 BACKGROUND_SEGMENTS = 300
@@ -260,8 +260,7 @@ class _Scored:
 
 def _scored(query: Query, matches: list[_Found], loaded: _Loaded) -> list[_Scored]:
     """A query's matches, looked at a second time and calibrated."""
-    best = rescoring.match(query.tables, loaded.background, per_segment=1)
-    background = calibration.measure(np.array([m.similarity for m in best], np.float32))
+    background = background_of(query.tables, loaded.background)
     evidence = second_look(
         [m.stretch for m in matches], background, loaded.codebook, loaded.background, query.tokens.frames
     )
@@ -292,9 +291,7 @@ def _rank(scored: list[_Scored], request: Request, connection: Connection) -> li
 
 
 def _head(tokens: TokenString) -> TokenString:
-    frames = max(1, round(BACKGROUND_S / tokens.frame_seconds))
-    pq = None if tokens.pq is None else tokens.pq[:frames]
-    return TokenString.from_frames(tokens.frame_ids[:frames], tokens.frame_seconds, tokens.offset, pq)
+    return tokens.part(0, max(1, round(BACKGROUND_S / tokens.frame_seconds)))
 
 
 def _stretch_ids(found: Stretch) -> npt.NDArray[np.uint16]:

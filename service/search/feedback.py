@@ -50,14 +50,13 @@ def second_look(
     if example is None or len(order) < 2:
         return first
     weight = WEIGHT * calibration.DEFAULT_MAP.score(first[example].distance, first[example].similarity)
-    parts = sample.pq.shape[1]
-    tables = rescoring.make_tables(embeddings_of(stretches[example], codebook), codebook, parts > 0)
-    again = calibration.measure(
-        np.array([m.similarity for m in rescoring.match(tables, sample, per_segment=1)], np.float32)
-    )
+    best, parts = stretches[example], sample.pq.shape[1]
+    tables = rescoring.make_tables(embeddings_of(best.tokens.part(best.start, best.end), codebook), codebook, parts > 0)
+    again = background_of(tables, sample)
     looked = order[:DEPTH]
     slack = max(LEAST_SLACK_FRAMES, round(SLACK * frames))
-    near = rescoring.gather([_around(stretches[i], slack) for i in looked], parts)
+    kept = [stretches[i] for i in looked]
+    near = rescoring.gather([s.tokens.part(max(0, s.start - slack), s.end + slack) for s in kept], parts)
     second = np.full(len(stretches), again.median, np.float32)  # what is not looked at is like anything else
     for match in rescoring.match(tables, near, per_segment=1):
         second[looked[match.segment]] = match.similarity
@@ -72,16 +71,13 @@ def second_look(
     ]
 
 
-def embeddings_of(stretch: Stretch, codebook: Codebook) -> Float32:
-    """What the codes of a stretch stand for: unit float32 [frames, dim]."""
-    at = slice(stretch.start, stretch.end)
-    out = codebook.decode(stretch.tokens.frame_ids[at], None if stretch.tokens.pq is None else stretch.tokens.pq[at])
+def background_of(tables: rescoring.Tables, sample: rescoring.Codes) -> Background:
+    """What the best match of each segment of a sample is like."""
+    best = rescoring.match(tables, sample, per_segment=1)
+    return calibration.measure(np.array([m.similarity for m in best], np.float32))
+
+
+def embeddings_of(tokens: TokenString, codebook: Codebook) -> Float32:
+    """What the codes of a token string stand for: unit float32 [frames, dim]."""
+    out = codebook.decode(tokens.frame_ids, tokens.pq)
     return np.asarray(out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-6), np.float32)
-
-
-def _around(stretch: Stretch, slack: int) -> TokenString:
-    """The stretch with `slack` frames on each side."""
-    at = slice(max(0, stretch.start - slack), stretch.end + slack)
-    tokens = stretch.tokens
-    pq = None if tokens.pq is None else tokens.pq[at]
-    return TokenString.from_frames(tokens.frame_ids[at], tokens.frame_seconds, 0.0, pq)

@@ -99,13 +99,9 @@ def remember(
             f"{start_s:g} s to {end_s:g} s is no stretch of {recording.name!r}, which has {recording.duration_s:.2f} s",
             "start",
         )
-    at = slice(best.start, best.end)
-    begins_s = best.tokens.offset + best.start * frame_s
-    tokens = TokenString.from_frames(
-        best.tokens.frame_ids[at], frame_s, begins_s, None if best.tokens.pq is None else best.tokens.pq[at]
-    )
-    speech = (begins_s, best.tokens.offset + best.end * frame_s)
-    tables = rescoring.make_tables(embeddings_of(best, codebook), codebook)
+    tokens = best.tokens.part(best.start, best.end)
+    speech = (tokens.offset, tokens.offset + tokens.duration)
+    tables = rescoring.make_tables(embeddings_of(tokens, codebook), codebook)
     return Query(recording.duration_s, speech, tokens, tables, Place(recording.id, *speech))
 
 

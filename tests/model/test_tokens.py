@@ -76,3 +76,17 @@ def test_lengths_that_disagree_are_refused() -> None:
         TokenString(np.zeros(2, np.uint16), np.zeros(3, np.uint8), 0.04, 0.0)
     with pytest.raises(TokenStringError):
         TokenString(np.zeros(1, np.uint16), np.ones(1, np.uint8), 0.04, 0.0, np.zeros((2, 8), np.uint8))
+
+
+def test_a_part_is_what_its_frames_collapse_to() -> None:
+    frames = np.array([3, 3, 3, 1, 1, 7, 7, 7], np.uint16)
+    pq = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    whole = TokenString.from_frames(frames, 0.04, 2.0, pq)
+    part = whole.part(2, 6)
+    assert part.frame_ids.tolist() == [3, 1, 1, 7]
+    assert part.ids.tolist() == [3, 1, 7]
+    assert part.offset == pytest.approx(2.08)
+    assert part.pq is not None
+    assert (part.pq == pq[2:6]).all()
+    assert whole.part(6, 99).frames == 2
+    assert TokenString.from_frames(frames, 0.04).part(0, 3).pq is None

@@ -87,5 +87,5 @@ def test_codes_of_residuals_are_part_of_what_a_stretch_stands_for() -> None:
     codebook = Codebook(CODEBOOK.centroids, 0.1 * rng.standard_normal((4, 256, 4)).astype(np.float32))
     ids, pq = np.array(WORD, np.uint16), rng.integers(0, 256, (6, 4)).astype(np.uint8)
     tokens = TokenString.from_frames(ids, 0.04, 0.0, pq)
-    found = embeddings_of(Stretch(tokens, 1, 5, 0.5), codebook)
+    found = embeddings_of(tokens.part(1, 5), codebook)
     assert found == pytest.approx(unit(codebook.decode(ids[1:5], pq[1:5])), abs=1e-6)
