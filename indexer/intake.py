@@ -20,12 +20,11 @@ from model.tokenizer import TokenizerInfo
 
 @dataclass(frozen=True)
 class NewSegment:
-    """A segment to store: start in seconds, length in frames, token string as bytes, sorted n-gram keys."""
+    """A segment to store: start in seconds, length in frames, token string as bytes."""
 
     start_s: float
     frames: int
     tokens: bytes
-    keys: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -144,24 +143,14 @@ _UPDATE_RECORDING = text("""
 def _copy_segments(connection: Connection, archive_id: int, recording_id: int, segments: Sequence[NewSegment]) -> None:
     driver = connection.connection.dbapi_connection
     assert isinstance(driver, psycopg.Connection)
-    columns = "archive_id, recording_id, position, start_s, frames, tokens, keys"
+    columns = "archive_id, recording_id, position, start_s, frames, tokens"
     with (
         driver.cursor() as cursor,
         cursor.copy(f"COPY segment ({columns}) FROM STDIN (FORMAT BINARY)") as copy,
     ):
-        copy.set_types(["int4", "int8", "int4", "float8", "int4", "bytea", "int2[]"])
+        copy.set_types(["int4", "int8", "int4", "float8", "int4", "bytea"])
         for position, segment in enumerate(segments):
-            copy.write_row(
-                (
-                    archive_id,
-                    recording_id,
-                    position,
-                    segment.start_s,
-                    segment.frames,
-                    segment.tokens,
-                    list(segment.keys),
-                )
-            )
+            copy.write_row((archive_id, recording_id, position, segment.start_s, segment.frames, segment.tokens))
 
 
 def touch_recording(connection: Connection, recording_id: int, path: bytes, size: int, mtime_ns: int) -> None:

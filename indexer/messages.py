@@ -24,10 +24,9 @@ class Setup:
 
 @dataclass(frozen=True, eq=False)
 class UseCodebook:
-    """From here on, tokens are of this codebook; `classes` uint8 [K] are the coarse classes of its centroids."""
+    """From here on, tokens are of this codebook."""
 
     codebook: Codebook
-    classes: npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

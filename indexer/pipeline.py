@@ -12,7 +12,6 @@ from sqlalchemy import Connection, Engine, text
 from indexer import fitting, intake, store
 from indexer.database import translated
 from indexer.discover import Failure, FoundFile, Known, Plan, discover, plan
-from indexer.keys import coarse_classes
 from indexer.messages import Index, Indexed, Measure, Measured, Setup, Task, UseCodebook
 from indexer.pool import Pool
 from indexer.report import IndexReport, Progressed, Run
@@ -127,7 +126,7 @@ def _index(
         codebook, heard = fitted.codebook, fitted.heard
         with connection.begin():
             codebook_id = intake.save_codebook(connection, archive.id, codebook, fitted.kind, fitted.parameters)
-    pool.use(UseCodebook(codebook, coarse_classes(codebook)))
+    pool.use(UseCodebook(codebook))
     with connection.begin():
         ids = dict(zip((file.name for file in files), intake.reserve_ids(connection, len(files)), strict=True))
     total_s = sum(durations_s.values())

@@ -19,7 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
     func,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -59,6 +59,7 @@ class Archive(Base):
     recordings: Mapped[int] = mapped_column(BigInteger, server_default="0")
     segments: Mapped[int] = mapped_column(BigInteger, server_default="0")
     audio_s: Mapped[float] = mapped_column(Double, server_default="0")
+    revision: Mapped[int] = mapped_column(BigInteger, server_default="0")  # rises with every change of its recordings
     created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
 
 
@@ -103,13 +104,10 @@ class Recording(Base):
 
 
 class Segment(Base):
-    """A stretch of a recording: `tokens` is TokenString.to_bytes(), `keys` its distinct n-gram keys."""
+    """A stretch of a recording: `tokens` is TokenString.to_bytes()."""
 
     __tablename__ = "segment"
-    __table_args__ = (
-        Index("segment_archive_idx", "archive_id"),
-        Index("segment_keys_idx", "keys", postgresql_using="gin", postgresql_with={"fastupdate": "off"}),
-    )
+    __table_args__ = (Index("segment_archive_idx", "archive_id"),)
 
     # Wide columns first: no bytes are lost between them.
     recording_id: Mapped[int] = mapped_column(ForeignKey("recording.id", ondelete="CASCADE"), primary_key=True)
@@ -118,4 +116,3 @@ class Segment(Base):
     archive_id: Mapped[int] = mapped_column(Integer)
     frames: Mapped[int] = mapped_column(Integer)
     tokens: Mapped[bytes] = mapped_column(LargeBinary)
-    keys: Mapped[list[int]] = mapped_column(ARRAY(SmallInteger))

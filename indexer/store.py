@@ -6,7 +6,7 @@ Every function takes a SQLAlchemy connection and leaves the transaction to the c
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -87,6 +87,7 @@ class ArchiveInfo:
     segments: int
     hours: float
     created_at: datetime
+    revision: int
     bytes: int = 0
 
 
@@ -102,6 +103,11 @@ class RecordingInfo:
     indexed_at: datetime
     path: str
 
+    @property
+    def fingerprint(self) -> int:
+        """The first 64 bits of the content's hash, as a signed number."""
+        return int.from_bytes(bytes.fromhex(self.sha256[:16]), "big", signed=True)
+
 
 @dataclass(frozen=True)
 class SegmentRow:
@@ -112,14 +118,23 @@ class SegmentRow:
     tokens: bytes
 
 
+@dataclass(frozen=True)
+class MarkedSegment(SegmentRow):
+    """A segment with the fingerprint of its recording."""
+
+    fingerprint: int
+
+
 _ARCHIVE = """
     SELECT archive.id, archive.name, tokenizer.sha256 AS tokenizer_sha256, tokenizer.name AS tokenizer_name,
         tokenizer.version AS tokenizer_version, archive.codebook_id, codebook.kind AS codebook_kind,
         coalesce(codebook.size, 0) AS codebook_size, archive.recordings, archive.segments,
-        archive.audio_s / 3600.0 AS hours, archive.created_at
+        archive.audio_s / 3600.0 AS hours, archive.created_at, archive.revision
     FROM archive JOIN tokenizer ON tokenizer.id = archive.tokenizer_id
     LEFT JOIN codebook ON codebook.id = archive.codebook_id
 """
+# The first 64 bits of the content's hash: `RecordingInfo.fingerprint`.
+_FINGERPRINT = "CAST(CAST('x' || encode(substring(content_sha256 FOR 8), 'hex') AS bit(64)) AS bigint)"
 _RECORDING = "SELECT id, name, duration_s, bytes, content_sha256, indexed_at, path FROM recording"
 
 
@@ -179,11 +194,11 @@ def load_codebook(connection: Connection, codebook_id: int) -> Codebook:
 
 
 def count(connection: Connection, archive_id: int, *, recordings: int, segments: int, audio_s: float) -> None:
-    """Add to an archive's counters."""
+    """Add to an archive's counters, and to its revision: its recordings have changed."""
     connection.execute(
         text("""
             UPDATE archive SET recordings = recordings + :recordings, segments = segments + :segments,
-                audio_s = greatest(0, audio_s + :audio_s) WHERE id = :id
+                audio_s = greatest(0, audio_s + :audio_s), revision = revision + 1 WHERE id = :id
         """),
         {"recordings": recordings, "segments": segments, "audio_s": audio_s, "id": archive_id},
     )
@@ -290,21 +305,6 @@ def lock_archive(connection: Connection, archive: ArchiveInfo, *, for_transactio
         raise ArchiveBusy(f"another process is indexing into the archive {archive.name!r}")
 
 
-def read_segments(connection: Connection, keys: Sequence[tuple[int, int]]) -> list[SegmentRow]:
-    """Segments by (recording_id, position), in that order; one that is gone is left out."""
-    if not keys:
-        return []
-    rows = connection.execute(
-        text("""
-            SELECT segment.recording_id, segment.position, segment.tokens
-            FROM unnest(CAST(:recordings AS bigint[]), CAST(:positions AS int[])) WITH ORDINALITY AS k(r, p, n)
-            JOIN segment ON segment.recording_id = k.r AND segment.position = k.p ORDER BY k.n
-        """),
-        {"recordings": [recording for recording, _ in keys], "positions": [position for _, position in keys]},
-    )
-    return [SegmentRow(*row) for row in rows]
-
-
 def segments_between(
     connection: Connection, recording_id: int, start_s: float, end_s: float, frame_s: float
 ) -> list[SegmentRow]:
@@ -321,27 +321,30 @@ def segments_between(
     return [SegmentRow(*row) for row in rows]
 
 
-def sample_segments(connection: Connection, archive_id: int, count: int) -> list[SegmentRow]:
-    """A pseudo-random sample of an archive's segments: the same one as long as the archive is the same."""
+def fingerprints(connection: Connection, archive_id: int) -> tuple[int, dict[int, int]]:
+    """An archive's revision, and the fingerprint of each recording with segments that its codebook made, by id."""
     rows = connection.execute(
-        text("""
-            SELECT recording_id, position FROM segment WHERE archive_id = :archive_id
-            ORDER BY hashint8extended(recording_id, position), recording_id, position LIMIT :count
-        """),
-        {"archive_id": archive_id, "count": count},
+        text(f"""
+            SELECT archive.revision, recording.id, {_FINGERPRINT} FROM archive LEFT JOIN recording
+            ON recording.archive_id = archive.id AND recording.codebook_id = archive.codebook_id
+            AND recording.segments > 0 WHERE archive.id = :archive_id
+        """),  # noqa: S608 (no value from outside is in it)
+        {"archive_id": archive_id},
+    ).all()
+    return (rows[0][0] if rows else 0), {row[1]: row[2] for row in rows if row[1] is not None}
+
+
+def segments_of(connection: Connection, recordings: Sequence[int]) -> list[MarkedSegment]:
+    """All segments of recordings, each recording whole and as it is now; one that is gone is left out."""
+    rows = connection.execute(
+        text(f"""
+            SELECT segment.recording_id, segment.position, segment.tokens, {_FINGERPRINT}
+            FROM segment JOIN recording ON recording.id = segment.recording_id
+            WHERE segment.recording_id = ANY(:recordings) ORDER BY segment.recording_id, segment.position
+        """),  # noqa: S608 (no value from outside is in it)
+        {"recordings": list(recordings)},
     )
-    return read_segments(connection, sorted((row[0], row[1]) for row in rows))
-
-
-def iterate_segments(connection: Connection, archive_id: int, block: int) -> Iterator[list[SegmentRow]]:
-    """All segments of an archive in order, in blocks of at most `block`, through a cursor on the server."""
-    statement = text("""
-        SELECT recording_id, position, tokens FROM segment
-        WHERE archive_id = :archive_id ORDER BY recording_id, position
-    """)
-    with connection.execute(statement, {"archive_id": archive_id}, execution_options={"yield_per": block}) as rows:
-        for part in rows.partitions(block):
-            yield [SegmentRow(*row) for row in part]
+    return [MarkedSegment(*row) for row in rows]
 
 
 def _recording(row: Row[Any]) -> RecordingInfo:

@@ -17,7 +17,6 @@ import numpy as np
 
 from indexer.discover import Failure, FoundFile, hash_file
 from indexer.intake import NewSegment
-from indexer.keys import ngram_keys
 from indexer.messages import (
     Hear,
     Heard,
@@ -89,7 +88,7 @@ class Worker:
         return Heard(reading.finish(), reading.sha256, reading.duration_s, parts, whole)
 
     def index(self, file: FoundFile) -> Indexed:
-        """Tokens and keys of a file, one segment in memory at a time. Raises like `hear`."""
+        """Tokens of a file, one segment in memory at a time. Raises like `hear`."""
         reading = _Reading(file, self.tokenizer)
         collector = self._collector()
         for segment in reading.segments():
@@ -97,7 +96,7 @@ class Worker:
         return collector.result(reading.finish(), reading.sha256, reading.duration_s)
 
     def index_heard(self, heard: Heard) -> Indexed:
-        """Tokens and keys of a file that has been heard whole."""
+        """Tokens of a file that has been heard whole."""
         collector = self._collector()
         for part in heard.parts:
             collector.add(part)
@@ -159,8 +158,7 @@ class _Collector:
     def add(self, part: Part) -> None:
         start_s = part.start_frame * self._tokenizer.info.frame_seconds
         string = self._tokenizer.collapse(part.embeddings, self._using.codebook, start_s)
-        keys = ngram_keys(string.ids, self._using.classes).tolist()
-        self._segments.append(NewSegment(start_s, string.frames, string.to_bytes(), keys))
+        self._segments.append(NewSegment(start_s, string.frames, string.to_bytes()))
         overlap = self._end_frame - part.start_frame  # frames that the segment before has counted
         begins = string.boundaries[:-1]
         fresh = begins >= overlap

@@ -103,7 +103,7 @@ def search(
     """Find every place where the term of each clip is said, or that of a stretch of an indexed recording."""
     from service.clips import read_clip
     from service.deps import Backend
-    from service.search.engine import Request
+    from service.search.answer import Request
     from service.search.query import Reference
     from service.views import search_out
 

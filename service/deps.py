@@ -47,6 +47,7 @@ class Backend:
             registry.default,
             SearchSettings(settings.candidate_depth, settings.rescore_depth, settings.max_query_s),
             registry.find,
+            settings.home_path / "index",
         )
         return cls(settings, engine, search)
 

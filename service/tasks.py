@@ -15,7 +15,7 @@ from service.clips import read_clip
 from service.deps import Backend
 from service.errors import CLIP_ERRORS
 from service.evaluation import Figures, Ranked, TaskQuery, figures, read_task
-from service.search.engine import Answer, Request
+from service.search.answer import Answer, Request
 
 LIMIT = 1_000  # hits asked for per query
 

@@ -13,7 +13,7 @@ from service.schemas import (
     SearchOut,
     TimingOut,
 )
-from service.search.engine import Answer
+from service.search.answer import Answer
 
 
 def search_out(answer: Answer) -> SearchOut:

@@ -18,8 +18,8 @@ from bench.accuracy.__main__ import sayagain
 from service.clips import read_clip
 from service.deps import Backend
 from service.evaluation import Ranked, judge, read_task
+from service.search.answer import Request
 from service.search.calibration import LogisticMap
-from service.search.engine import Request
 from service.settings import Settings
 
 
@@ -34,8 +34,8 @@ def pairs(home: str, task: Path, archive: str) -> tuple[np.ndarray, np.ndarray]:
         hits = [Ranked(h.recording.name, h.start_s, h.end_s, -float(n)) for n, h in enumerate(answer.hits)]
         timed = all(place.start_s is not None for place in query.relevant)
         for number, correct in judge(query, hits, timed).hits:
-            evidence = answer.hits[round(-number)].evidence
-            features.append((evidence.distance, evidence.similarity))
+            hit = answer.hits[round(-number)]
+            features.append((hit.distance, hit.similarity))
             right.append(correct)
     backend.close()
     return np.array(features), np.array(right)

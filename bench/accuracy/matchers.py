@@ -54,8 +54,9 @@ def matcher(name: str, recordings: Recordings, tokens: Tokens | None) -> Callabl
 
     def look_up(query: Float32) -> Found:
         found = Found.nothing(count)
-        for m in rescoring.match(rescoring.make_tables(query, codebook, name == "pq"), codes, per_segment=1):
-            found.score[m.segment], found.start[m.segment], found.end[m.segment] = m.similarity, m.start, m.end
+        m = rescoring.match(rescoring.make_tables(query, codebook, name == "pq"), codes, per_segment=1)
+        first = recordings.offsets[m.region]
+        found.score[m.region], found.start[m.region], found.end[m.region] = m.similarity, m.start - first, m.end - first
         return found
 
     def edit(query: Float32) -> Found:

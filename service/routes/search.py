@@ -10,7 +10,7 @@ from service.clips import Clip, read_clip
 from service.deps import BackendDep
 from service.errors import BadRequest, TooManyClips, UploadTooLarge
 from service.schemas import ErrorOut, SearchOut
-from service.search.engine import Request
+from service.search.answer import Request
 from service.search.query import Reference
 from service.settings import Settings
 from service.views import search_out

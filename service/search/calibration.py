@@ -5,12 +5,17 @@ Per-query normalisation as in zero-resource term detection: a common query finds
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from service.search import rescoring
+from service.search.localindex import View
+from service.search.rescoring import Codes, Float32, Tables
+
+SAMPLE_SEGMENTS = 300
+SAMPLE_S = 4.0  # of each: the best of a longer stretch is higher, and segments are not all of a length
 LEAST_SPREAD = 0.01  # similarities: a background that is all alike says little
 
 
@@ -21,9 +26,9 @@ class Background:
     median: float
     spread: float
 
-    def distance(self, similarity: float) -> float:
-        """How many spreads a similarity lies above the background."""
-        return (similarity - self.median) / self.spread
+    def distance(self, similarity: Float32) -> Float32:
+        """How many spreads similarities lie above the background."""
+        return (similarity - np.float32(self.median)) / np.float32(self.spread)
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,10 @@ class LogisticMap:
     similarity: float
     bias: float
 
-    def score(self, distance: float, similarity: float) -> float:
-        """A probability in [0, 1]; it rises with both."""
-        x = self.distance * distance + self.similarity * similarity + self.bias
-        return 1.0 / (1.0 + math.exp(-x)) if x > -700 else 0.0
+    def scores(self, distance: Float32, similarity: Float32) -> npt.NDArray[np.float64]:
+        """Probabilities in [0, 1]; they rise with both."""
+        x = self.distance * np.asarray(distance, np.float64) + self.similarity * similarity + self.bias
+        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -700.0, 700.0))))
 
 
 # Fitted on the development tasks by `python -m bench.accuracy.calibrate`; docs/decisions.md has its output.
@@ -46,21 +51,53 @@ DEFAULT_MAP = LogisticMap(distance=0.769, similarity=10.47, bias=-11.241)
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a score rests on: `distance` in spreads above the background, and `similarity`, a mean cosine."""
+    """What scores rest on, arrays [places]: `distance` in spreads above the background, `similarity`, mean cosines."""
 
-    distance: float
-    similarity: float
+    distance: Float32
+    similarity: Float32
 
     @property
-    def score(self) -> float:
-        """The probability that the match is right."""
-        return DEFAULT_MAP.score(self.distance, self.similarity)
+    def scores(self) -> npt.NDArray[np.float64]:
+        """The probability that each place is right."""
+        return DEFAULT_MAP.scores(self.distance, self.similarity)
 
 
-def measure(similarities: npt.NDArray[np.float32]) -> Background:
+def measure(similarities: Float32) -> Background:
     """Median and scaled median absolute deviation (as a standard deviation) of background similarities [segments]."""
     if len(similarities) == 0:
         return Background(0.0, 1.0)
     median = float(np.median(similarities))
     spread = 1.4826 * float(np.median(np.abs(similarities - median)))
     return Background(median, max(spread, LEAST_SPREAD))
+
+
+def background_of(tables: Tables, sample: Codes) -> Background:
+    """What the best match in each segment of a sample is like."""
+    return measure(rescoring.match(tables, sample, per_segment=1).similarity)
+
+
+def sample_of(view: View) -> Codes:
+    """The codes of a pseudo-random sample of an archive's segments: the same one as long as the archive is the same."""
+    part, segment, order = [], [], []
+    for number, one in enumerate(view.parts):
+        there = np.flatnonzero(one.alive)
+        part.append(np.full(len(there), number))
+        segment.append(there)
+        order.append(_mixed(one.shard.recording[there], one.shard.position[there]))
+    if not part:
+        return rescoring.gather([], 0)
+    chosen = np.argsort(np.concatenate(order), kind="stable")[:SAMPLE_SEGMENTS]
+    strings = []
+    for number, at in zip(np.concatenate(part)[chosen], np.concatenate(segment)[chosen], strict=True):
+        shard = view.parts[number].shard
+        first, last = int(shard.first[at]), int(shard.first[at + 1])
+        strings.append(shard.tokens(first, min(last, first + max(1, round(SAMPLE_S / shard.frame_seconds))), at))
+    return rescoring.gather(strings, view.parts[0].shard.pq.shape[1])
+
+
+def _mixed(recording: npt.NDArray[np.int64], position: npt.NDArray[np.int32]) -> npt.NDArray[np.uint64]:
+    """A number for each segment that looks random (the finish of SplitMix64: Steele, Lea and Flood 2014)."""
+    x = recording.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + position.astype(np.uint64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(x ^ (x >> np.uint64(31)), np.uint64)

@@ -1,7 +1,7 @@
-"""A second look: the best match of a first search is a second example of the term, said in the archive's own sound.
+"""What more examples say: several clips of a term, the best match of a first search, and hits marked right or wrong.
 
-Pseudo relevance feedback (Rocchio 1971; for spoken queries Rodriguez-Fuentes et al. 2014): what is like the query and
-like its best match is more likely right. It counts as much as the best match is likely to be right itself.
+A second look is pseudo relevance feedback (Rocchio 1971; for spoken queries Rodriguez-Fuentes et al. 2014): the best
+match is a second example, said in the archive's own sound, and counts as much as it is likely to be right.
 """
 
 from __future__ import annotations
@@ -16,65 +16,109 @@ from model.codebook import Codebook
 from model.tokens import TokenString
 from service.search import calibration, rescoring
 from service.search.calibration import Background, Evidence
+from service.search.localindex import View
+from service.search.rescoring import Codes, Float32, Tables
+from service.search.stretches import Stretches, similarity_at
 
-WEIGHT = 0.5  # of the second example beside the query, where it is certain to be right
-DEPTH = 1_000  # matches that are looked at again
-SLACK = 0.25  # of the query's length, on each side of a match
+WEIGHT = 0.5  # of the best match beside the query, where it is certain to be right
+DEPTH = 300  # places that are looked at again
+SLACK = 0.25  # of an example's length, on each side of a place
 LEAST_SLACK_FRAMES = 2
 SAME = 0.97  # mean cosine: a match as near as this is the query itself, and tells nothing new
-
-Float32 = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Frames [start, end) of a token string that match a query, with the similarity."""
-
-    tokens: TokenString
-    start: int
-    end: int
-    similarity: float
+WRONG = 1.0  # how much of what a place is more like a wrong hit than like the examples is taken off
 
 
-def second_look(
-    stretches: Sequence[Stretch], background: Background, codebook: Codebook, sample: rescoring.Codes, frames: int
-) -> list[Evidence]:
-    """Evidence for each of a query's matches, by the query and by the best of them.
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One example of a term: its look-up tables, what it is like at large, and how much it says beside others."""
 
-    `background` is the query's own, `sample` the codes it was measured on, and `frames` the query's length. The best
-    match, and the query itself where it is in the archive, are taken to be as like it as the likest of the others.
+    tables: Tables
+    background: Background
+    weight: float = 1.0
+
+    @property
+    def slack(self) -> int:
+        """Frames on each side of a place within which the example is looked for."""
+        return max(LEAST_SLACK_FRAMES, round(SLACK * self.tables.frames))
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What examples are compared in: the archive's view, its codebook, and the sample for backgrounds."""
+
+    view: View
+    codebook: Codebook
+    sample: Codes
+
+    def example(self, tables: Tables, weight: float = 1.0) -> Example:
+        """An example of these tables."""
+        return Example(tables, calibration.background_of(tables, self.sample), weight)
+
+    def stored(self, tokens: TokenString, weight: float = 1.0) -> Example:
+        """An example of what is stored."""
+        tables = rescoring.make_tables(embeddings_of(tokens, self.codebook), self.codebook)
+        return self.example(tables, weight)
+
+
+def fused(examples: Sequence[Example], similarities: Sequence[Float32]) -> Evidence:
+    """The evidence of several examples, each with its similarities at the same places: their weighted mean."""
+    weights = np.array([example.weight for example in examples])
+    shares = weights / weights.sum()
+    distances = [e.background.distance(s) for e, s in zip(examples, similarities, strict=True)]
+    return Evidence(_float32(shares @ np.stack(distances)), _float32(shares @ np.stack(similarities)))
+
+
+def second_look(places: Stretches, first: Evidence, setting: Setting, weight_of_first: float = 1.0) -> Evidence:
+    """Evidence for places, best first, by the examples that gave `first` and by the best of the places.
+
+    The best place, and the query itself where it is in the archive, are taken to be as like it as the likest of the
+    others. What lies deeper than DEPTH is as like it as anything is.
     """
-    first = [Evidence(background.distance(s.similarity), s.similarity) for s in stretches]
-    order = sorted(range(len(stretches)), key=lambda i: -stretches[i].similarity)
-    example = next((i for i in order if stretches[i].similarity < SAME), None)
-    if example is None or len(order) < 2:
+    known = np.flatnonzero(places.similarity < SAME)
+    if len(known) == 0 or len(places) < 2:
         return first
-    weight = WEIGHT * calibration.DEFAULT_MAP.score(first[example].distance, first[example].similarity)
-    best, parts = stretches[example], sample.pq.shape[1]
-    tables = rescoring.make_tables(embeddings_of(best.tokens.part(best.start, best.end), codebook), codebook, parts > 0)
-    again = background_of(tables, sample)
-    looked = order[:DEPTH]
-    slack = max(LEAST_SLACK_FRAMES, round(SLACK * frames))
-    kept = [stretches[i] for i in looked]
-    near = rescoring.gather([s.tokens.part(max(0, s.start - slack), s.end + slack) for s in kept], parts)
-    second = np.full(len(stretches), again.median, np.float32)  # what is not looked at is like anything else
-    for match in rescoring.match(tables, near, per_segment=1):
-        second[looked[match.segment]] = match.similarity
-    ahead = order.index(example) + 1
-    second[order[:ahead]] = second[order[ahead:]].max(initial=again.median)
-    return [
-        Evidence(
-            (one.distance + weight * again.distance(float(value))) / (1.0 + weight),
-            (one.similarity + weight * float(value)) / (1.0 + weight),
-        )
-        for one, value in zip(first, second, strict=True)
-    ]
+    best = int(known[0])
+    weight = WEIGHT * float(first.scores[best])
+    again = setting.stored(places.tokens(setting.view, best), weight)
+    second = np.full(len(places), again.background.median, np.float32)
+    looked = places.take(np.arange(min(DEPTH, len(places))))
+    second[: len(looked)] = similarity_at(again.tables, setting.view, looked, again.slack)
+    second[: best + 1] = second[best + 1 :].max(initial=again.background.median)
+    return _beside(first, again, second, weight_of_first)
 
 
-def background_of(tables: rescoring.Tables, sample: rescoring.Codes) -> Background:
-    """What the best match of each segment of a sample is like."""
-    best = rescoring.match(tables, sample, per_segment=1)
-    return calibration.measure(np.array([m.similarity for m in best], np.float32))
+def marked(
+    places: Stretches, first: Evidence, setting: Setting, right: Sequence[TokenString], wrong: Sequence[TokenString]
+) -> Evidence:
+    """Evidence for places where somebody has said which hits are right and which are wrong.
+
+    A right hit is one more example; a place that is more like a wrong hit than like the examples loses by as much.
+    """
+    evidence, weight = first, 1.0
+    for tokens in right:
+        example = setting.stored(tokens)
+        similarity = similarity_at(example.tables, setting.view, places, example.slack)
+        evidence = _beside(evidence, example, similarity, weight)
+        weight += 1.0
+    less = np.zeros(len(places), np.float32)
+    spread = np.float32(1.0)
+    for tokens in wrong:
+        example = setting.stored(tokens)
+        like = similarity_at(example.tables, setting.view, places, example.slack)
+        less = np.maximum(less, like - evidence.similarity)
+        spread = np.float32(example.background.spread)
+    return Evidence(_float32(evidence.distance - WRONG * less / spread), _float32(evidence.similarity - WRONG * less))
+
+
+def _beside(first: Evidence, example: Example, similarity: Float32, weight: float) -> Evidence:
+    """The mean of what is known, which has a weight, and of what an example says."""
+    part = example.weight / (weight + example.weight)
+    distance = (1.0 - part) * first.distance + part * example.background.distance(similarity)
+    return Evidence(_float32(distance), _float32((1.0 - part) * first.similarity + part * similarity))
+
+
+def _float32(values: npt.NDArray[np.floating]) -> Float32:
+    return np.asarray(values, np.float32)
 
 
 def embeddings_of(tokens: TokenString, codebook: Codebook) -> Float32:

@@ -16,7 +16,7 @@ from model.tokens import TokenString
 from service.clips import Clip
 from service.errors import BadStretch, NoSpeech, QueryTooLong
 from service.search import rescoring
-from service.search.feedback import Stretch, embeddings_of
+from service.search.feedback import embeddings_of
 from service.search.trim import Speech, trim
 
 SPEECH_RMS = 0.1  # full scale is 1: what the tokenizer has heard most of
@@ -81,28 +81,41 @@ def remember(
 
     Raises RecordingNotFound; BadStretch where the recording has no such stretch; QueryTooLong.
     """
+    if reference.end_s - reference.start_s > longest_s:
+        length_s = reference.end_s - reference.start_s
+        raise QueryTooLong(f"{length_s:.0f} s of query, where {longest_s:g} s are allowed", "end")
+    place, tokens, duration_s = _stored(reference, connection, archive_id, frame_s)
+    tables = rescoring.make_tables(embeddings_of(tokens, codebook), codebook)
+    return Query(duration_s, (place.start_s, place.end_s), tokens, tables, place)
+
+
+def locate(reference: Reference, connection: Connection, archive_id: int, frame_s: float) -> tuple[Place, TokenString]:
+    """A stretch as it was stored. Raises RecordingNotFound; BadStretch where the recording has no such stretch."""
+    place, tokens, _ = _stored(reference, connection, archive_id, frame_s)
+    return place, tokens
+
+
+def _stored(
+    reference: Reference, connection: Connection, archive_id: int, frame_s: float
+) -> tuple[Place, TokenString, float]:
+    """Where a stretch lies, its codes from the segment that has the most of it, and its recording's seconds."""
     start_s, end_s = reference.start_s, reference.end_s
     if end_s <= start_s:
         raise BadStretch(f"the stretch ends at {end_s:g} s, before it begins at {start_s:g} s", "end")
-    if end_s - start_s > longest_s:
-        raise QueryTooLong(f"{end_s - start_s:.0f} s of query, where {longest_s:g} s are allowed", "end")
     recording = store.get_recording(connection, archive_id, reference.recording)
-    best: Stretch | None = None
+    best: TokenString | None = None
     for row in store.segments_between(connection, recording.id, start_s, end_s, frame_s):
         tokens = TokenString.from_bytes(row.tokens)
         first = max(0, round((start_s - tokens.offset) / frame_s))
         stop = min(tokens.frames, round((end_s - tokens.offset) / frame_s))
-        if best is None or stop - first > best.end - best.start:
-            best = Stretch(tokens, first, stop, 1.0)
-    if best is None or best.end - best.start < LEAST_FRAMES:
+        if stop > first and (best is None or stop - first > best.frames):
+            best = tokens.part(first, stop)
+    if best is None or best.frames < LEAST_FRAMES:
         raise BadStretch(
             f"{start_s:g} s to {end_s:g} s is no stretch of {recording.name!r}, which has {recording.duration_s:.2f} s",
             "start",
         )
-    tokens = best.tokens.part(best.start, best.end)
-    speech = (tokens.offset, tokens.offset + tokens.duration)
-    tables = rescoring.make_tables(embeddings_of(tokens, codebook), codebook)
-    return Query(recording.duration_s, speech, tokens, tables, Place(recording.id, *speech))
+    return Place(recording.id, best.offset, best.offset + best.duration), best, recording.duration_s
 
 
 def _gain(speech: Samples) -> np.float32:

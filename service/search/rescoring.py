@@ -19,6 +19,7 @@ from model.tokens import TokenString
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
 
 HITS_PER_SEGMENT = 3
 _NOTHING = np.float32(-1e9)
@@ -31,24 +32,32 @@ class Tables:
     token: Float32
     residual: Float32
 
+    @property
+    def frames(self) -> int:
+        """Of the query."""
+        return len(self.token)
+
 
 @dataclass(frozen=True)
 class Codes:
-    """Codes of segments end to end: `ids` uint16 [total], `pq` uint8 [total, M], `offsets` int64 [segments + 1]."""
+    """Codes of stretches end to end: `ids` uint16 [total], `pq` uint8 [total, M], `offsets` int64 [stretches + 1]."""
 
     ids: npt.NDArray[np.uint16]
     pq: npt.NDArray[np.uint8]
-    offsets: npt.NDArray[np.int64]
+    offsets: Int64
 
 
 @dataclass(frozen=True)
-class Match:
-    """A stretch [start, end) of frames of one segment, and its mean similarity in [-1, 1]."""
+class Matches:
+    """Frames [start, end) of the codes, each found in a `region`, with their mean similarity in [-1, 1]; [matches]."""
 
-    segment: int
-    start: int
-    end: int
-    similarity: float
+    region: Int64
+    start: Int64
+    end: Int64
+    similarity: Float32
+
+    def __len__(self) -> int:
+        return len(self.region)
 
 
 def make_tables(query: Float32, codebook: Codebook, residual: bool = True) -> Tables:
@@ -77,17 +86,29 @@ def gather(strings: list[TokenString], parts: int) -> Codes:
     return Codes(ids, pq, offsets)
 
 
-def match(tables: Tables, codes: Codes, per_segment: int = HITS_PER_SEGMENT) -> list[Match]:
-    """The best non-overlapping matches of each segment, at most `per_segment`, best first within a segment."""
-    segments = len(codes.offsets) - 1
-    similarity = np.full((segments, per_segment), _NOTHING, np.float32)
-    start = np.zeros((segments, per_segment), np.int32)
-    end = np.zeros((segments, per_segment), np.int32)
-    _match(tables.token, tables.residual, codes.ids, codes.pq, codes.offsets, similarity, start, end)
-    return [
-        Match(segment, int(start[segment, k]), int(end[segment, k]), float(similarity[segment, k]))
-        for segment, k in zip(*np.nonzero(similarity > _NOTHING / 2), strict=True)
-    ]
+def match(tables: Tables, codes: Codes, per_segment: int = HITS_PER_SEGMENT) -> Matches:
+    """The best non-overlapping matches of each stretch, at most `per_segment`, best first within a stretch."""
+    return match_regions(tables, codes.ids, codes.pq, codes.offsets[:-1], codes.offsets[1:], per_segment)
+
+
+def match_regions(
+    tables: Tables,
+    ids: npt.NDArray[np.uint16],
+    pq: npt.NDArray[np.uint8],
+    low: Int64,
+    high: Int64,
+    per_region: int = 1,
+) -> Matches:
+    """The best non-overlapping matches within frames [low, high) of each region, at most `per_region`, best first."""
+    regions = len(low)
+    similarity = np.full((regions, per_region), _NOTHING, np.float32)
+    start = np.zeros((regions, per_region), np.int64)
+    end = np.zeros((regions, per_region), np.int64)
+    ids, pq = ids.view(), pq.view()
+    ids.flags.writeable = pq.flags.writeable = False  # one kind of array, one compiled kernel
+    _match(tables.token, tables.residual, ids, pq, low, high, similarity, start, end)
+    region, rank = np.nonzero(similarity > _NOTHING / 2)
+    return Matches(region, start[region, rank], end[region, rank], similarity[region, rank])
 
 
 @numba.njit(nogil=True, cache=True)
@@ -96,26 +117,27 @@ def _match(
     residual: Float32,
     ids: npt.NDArray[np.uint16],
     pq: npt.NDArray[np.uint8],
-    offsets: npt.NDArray[np.int64],
+    low: Int64,
+    high: Int64,
     similarity: Float32,
-    start: Int32,
-    end: Int32,
+    start: Int64,
+    end: Int64,
 ) -> None:
-    """Fill similarity, start and end [segments, per_segment]."""
+    """Fill similarity, start and end [regions, per_region]."""
     frames, parts = len(token), residual.shape[1]
     longest = 0
-    for segment in range(len(offsets) - 1):
-        longest = max(longest, offsets[segment + 1] - offsets[segment])
-    # Two silent frames lie before each row, so that steps from before the segment need no test.
+    for region in range(len(low)):
+        longest = max(longest, high[region] - low[region])
+    # Two silent frames lie before each row, so that steps from before the region need no test.
     total = np.empty(longest + 2, np.float32)
     begin = np.empty(longest + 2, np.int32)
     next_total = np.empty(longest + 2, np.float32)
     next_begin = np.empty(longest + 2, np.int32)
     local = np.empty(longest, np.float32)
-    for segment in range(len(offsets) - 1):
-        first = offsets[segment]
-        length = offsets[segment + 1] - first
-        if length == 0:
+    for region in range(len(low)):
+        first = low[region]
+        length = high[region] - first
+        if length <= 0:
             continue
         total[:2] = _NOTHING
         next_total[:2] = _NOTHING
@@ -144,27 +166,36 @@ def _match(
                 next_begin[j + 2] = from_
             total, next_total = next_total, total
             begin, next_begin = next_begin, begin
+        if similarity.shape[1] == 1:
+            at = 0
+            for j in range(length):
+                if total[j + 2] > total[at + 2]:
+                    at = j
+            similarity[region, 0] = total[at + 2] / np.float32(frames)
+            start[region, 0], end[region, 0] = first + begin[at + 2], first + at + 1
+            continue
         _pick(
             total[2 : length + 2] / np.float32(frames),
             begin[2 : length + 2],
-            similarity[segment],
-            start[segment],
-            end[segment],
+            first,
+            similarity[region],
+            start[region],
+            end[region],
         )
 
 
 @numba.njit(nogil=True, cache=True)
-def _pick(score: Float32, begin: Int32, similarity: Float32, start: Int32, end: Int32) -> None:
+def _pick(score: Float32, begin: Int32, first: int, similarity: Float32, start: Int64, end: Int64) -> None:
     """Best ends first; an end whose stretch overlaps one that was taken is passed over."""
-    order = np.argsort(-score)
+    order = np.argsort(-score, kind="mergesort")  # of equals the first
     taken = 0
     for at in order:
         if taken == len(similarity) or score[at] < _NOTHING / 2:
             break
         clear = True
         for k in range(taken):
-            if begin[at] < end[k] and at >= start[k]:
+            if first + begin[at] < end[k] and first + at >= start[k]:
                 clear = False
         if clear:
-            similarity[taken], start[taken], end[taken] = score[at], begin[at], at + 1
+            similarity[taken], start[taken], end[taken] = score[at], first + begin[at], first + at + 1
             taken += 1

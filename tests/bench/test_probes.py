@@ -132,10 +132,11 @@ def test_continuous_agrees_with_rescoring_where_embeddings_are_centroids() -> No
     found = matchers.matcher("continuous", recordings, None)(query)
     codes = rescoring.Codes(ids, np.zeros((200, 0), np.uint8), recordings.offsets)
     matches = rescoring.match(rescoring.make_tables(query, codebook), codes, per_segment=1)
-    assert [m.segment for m in matches] == [0, 2, 3]
-    for m in matches:
-        assert found.score[m.segment] == pytest.approx(m.similarity, abs=1e-5)
-        assert (found.start[m.segment], found.end[m.segment]) == (m.start, m.end)
+    assert matches.region.tolist() == [0, 2, 3]
+    assert found.score[matches.region] == pytest.approx(matches.similarity, abs=1e-5)
+    first = recordings.offsets[matches.region]
+    assert found.start[matches.region].tolist() == (matches.start - first).tolist()
+    assert found.end[matches.region].tolist() == (matches.end - first).tolist()
 
 
 letters = st.lists(st.integers(0, 5), max_size=14)

@@ -18,7 +18,6 @@ from sqlalchemy import Engine, text
 from indexer import database, store
 from indexer.discover import NoAudioFound, discover
 from indexer.fitting import CodebookTooLittleAudio
-from indexer.keys import coarse_classes
 from indexer.messages import Hear, Index, Indexed, Setup, UseCodebook
 from indexer.pipeline import CodebookInForce, IndexReport, Progressed, index_archive
 from indexer.pool import Pool
@@ -93,11 +92,10 @@ def test_every_format_rate_and_channel_count(index: Indexing, engine: Engine, to
     with engine.connect() as connection:
         archive = store.get_archive(connection, "radio")
         assert archive.recordings == 10
-        for block in store.iterate_segments(connection, archive.id, 3):
-            for row in block:
-                string = TokenString.from_bytes(row.tokens)
-                assert string.frames * 0.04 == pytest.approx(3.0, abs=0.2)
-                assert string.pq is not None
+        for row in store.segments_of(connection, list(store.fingerprints(connection, archive.id)[1])):
+            string = TokenString.from_bytes(row.tokens)
+            assert string.frames * 0.04 == pytest.approx(3.0, abs=0.2)
+            assert string.pq is not None
 
 
 def test_bad_files_are_reported_by_name_and_the_rest_goes_on(
@@ -345,7 +343,7 @@ def test_a_file_that_kills_workers_is_given_up(tone_file: ToneFile, folder: Path
     codebook = Tokenizer(tokenizer_path, threads=1).codebook
     done = threading.Event()
     with Pool(1, Setup(tokenizer_path, "cpu")) as pool:
-        pool.use(UseCodebook(codebook, coarse_classes(codebook)))
+        pool.use(UseCodebook(codebook))
 
         def murder() -> None:
             while not done.wait(0.01):
@@ -376,7 +374,6 @@ READ = """
 import os, sys
 from pathlib import Path
 from indexer.discover import discover
-from indexer.keys import coarse_classes
 from indexer.messages import Hear, Index, Indexed, Setup, UseCodebook
 from indexer.worker import Worker
 worker = Worker(Setup(Path(sys.argv[1]), "cpu"))

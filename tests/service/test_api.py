@@ -210,14 +210,15 @@ def test_too_many_clips_and_too_large_ones(settings: Settings, query_path: Path)
         assert (large.status_code, large.json()["error"]["code"]) == (413, "upload_too_large")
 
 
-def test_exact_finds_what_keys_find_and_no_less(client: TestClient, query_path: Path) -> None:
+def test_the_cascade_finds_what_an_exact_search_finds(client: TestClient, query_path: Path) -> None:
     clip = query_path.read_bytes()
     exact = ask(client, clip, exact="true", limit=20).json()["hits"]
     cascade = ask(client, clip, limit=20).json()["hits"]
-    assert exact == cascade  # the archive is smaller than the candidate stage is deep
+    assert cascade[:8] == exact[:8]
+    assert len({(h["recording"]["id"], h["start"]) for h in exact + cascade}) <= 22
 
 
-def test_few_candidates_by_keys_still_find_the_best_hits(settings: Settings, query_path: Path) -> None:
+def test_few_candidates_still_find_the_best_hits(settings: Settings, query_path: Path) -> None:
     shallow = settings.model_copy(update={"candidate_depth": 20})
     with TestClient(create_app(shallow)) as client:
         hits = ask(client, query_path.read_bytes()).json()["hits"]
@@ -308,8 +309,8 @@ def test_min_score_cuts(client: TestClient, query_path: Path) -> None:
 
 def test_two_clips_of_a_term_are_one_question(client: TestClient, query_path: Path) -> None:
     clip = query_path.read_bytes()
-    hits = ask(client, clip, clip).json()["hits"]
-    assert [h["recording"]["name"] for h in hits] == [h["recording"]["name"] for h in ask(client, clip).json()["hits"]]
+    hits, alone = ask(client, clip, clip).json()["hits"], ask(client, clip).json()["hits"]
+    assert [h["recording"]["name"] for h in hits[:8]] == [h["recording"]["name"] for h in alone[:8]]
 
 
 def test_archives_and_recordings_are_listed(client: TestClient) -> None:

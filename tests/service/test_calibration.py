@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from service.search.calibration import LogisticMap, measure
+from model.codebook import Codebook
+from model.tokens import TokenString
+from service.search import shard
+from service.search.calibration import SAMPLE_SEGMENTS, LogisticMap, measure, sample_of
+from service.search.shard import StoredSegment
+from tests.service.shards import shard_of, unit, view_of
 
 
 def test_background_is_robust_to_a_few_true_hits() -> None:
@@ -15,16 +20,37 @@ def test_background_is_robust_to_a_few_true_hits() -> None:
 
 def test_distance_counts_spreads() -> None:
     background = measure(np.array([0.1, 0.2, 0.3, 0.4, 0.5], np.float32))
-    assert background.distance(background.median) == 0
-    assert background.distance(0.6) == pytest.approx(0.3 / (1.4826 * 0.1), rel=1e-4)
+    assert background.distance(np.array([background.median, 0.6], np.float32)) == pytest.approx(
+        [0.0, 0.3 / (1.4826 * 0.1)], rel=1e-4
+    )
     assert measure(np.full(5, 0.4, np.float32)).spread == 0.01
-    assert measure(np.zeros(0, np.float32)).distance(0.5) == 0.5
+    assert measure(np.zeros(0, np.float32)).distance(np.array([0.5], np.float32)).tolist() == [0.5]
 
 
 def test_scores_rise_with_distance_within_zero_and_one() -> None:
-    scores = [LogisticMap(1.2, 2.0, -4.0).score(d, 0.5) for d in (-1e4, -1.0, 0.0, 4.0, 9.0, 1e4)]
+    fitted = LogisticMap(1.2, 2.0, -4.0)
+
+    def score(distance: float, similarity: float) -> float:
+        return float(fitted.scores(np.array([distance], np.float32), np.array([similarity], np.float32))[0])
+
+    scores = [score(d, 0.5) for d in (-1e4, -1.0, 0.0, 4.0, 9.0, 1e4)]
     assert scores == sorted(scores)
-    assert scores[0] == 0.0
+    assert scores[0] == pytest.approx(0.0, abs=1e-300)
     assert scores[-1] == 1.0
-    assert LogisticMap(1.2, 2.0, -4.0).score(3.0 / 1.2, 0.5) == pytest.approx(0.5)
-    assert LogisticMap(1.2, 2.0, -4.0).score(1.0, 0.6) > LogisticMap(1.2, 2.0, -4.0).score(1.0, 0.5)
+    assert score(3.0 / 1.2, 0.5) == pytest.approx(0.5)
+    assert score(1.0, 0.6) > score(1.0, 0.5)
+
+
+def test_the_sample_is_the_same_however_the_archive_is_cut_into_shards() -> None:
+    rng = np.random.default_rng(0)
+    codebook = Codebook(unit(rng, 16, 8))
+    segments = [rng.integers(0, 16, int(n)) for n in rng.integers(5, 200, 500)]
+    recordings = list(range(500))
+    whole = sample_of(view_of(shard_of(segments, codebook, recordings)))
+    first = shard_of(segments[:200], codebook, recordings[:200])
+    later = [StoredSegment(n, 1, n, TokenString.from_frames(segments[n], 0.04)) for n in range(200, 500)]
+    parts = sample_of(view_of(shard.build(later, 16, 0), first))
+    assert whole.ids.tolist() == parts.ids.tolist()
+    assert len(whole.offsets) - 1 == SAMPLE_SEGMENTS
+    assert np.diff(whole.offsets).max() == 100  # four seconds
+    assert len(sample_of(view_of()).ids) == 0

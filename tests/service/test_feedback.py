@@ -1,4 +1,4 @@
-"""The second look: what is like the query's best match rises, as far as that match is to be trusted."""
+"""More examples: what is like the query's best match rises, and so does what is like a hit that was called right."""
 
 import numpy as np
 import pytest
@@ -6,86 +6,117 @@ import pytest
 from model.codebook import Codebook
 from model.tokens import TokenString
 from service.search import feedback, rescoring
-from service.search.calibration import Background
-from service.search.feedback import Stretch, embeddings_of, second_look
+from service.search.calibration import Background, Evidence
+from service.search.feedback import Setting, embeddings_of, fused, marked, second_look
+from service.search.stretches import Stretches
+from tests.service.shards import FRAME_S, shard_of, unit, view_of
 
-FRAMES = 6
+CODEBOOK = Codebook(unit(np.random.default_rng(0), 64, 16))
 BACKGROUND = Background(median=0.2, spread=0.04)
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    return np.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True), np.float32)
-
-
-CODEBOOK = Codebook(unit(np.random.default_rng(0).standard_normal((64, 16))))
-
-
-def said(ids: list[int], at: int, similarity: float) -> Stretch:
-    """`ids` a frame each at `at` in a segment of 40 frames of other tokens."""
-    rng = np.random.default_rng(at)
-    frames = rng.integers(32, 64, 40).astype(np.uint16)
-    frames[at : at + len(ids)] = ids
-    return Stretch(TokenString.from_frames(frames, 0.04), at, at + len(ids), similarity)
-
-
-def sample() -> rescoring.Codes:
-    rng = np.random.default_rng(9)
-    return rescoring.gather(
-        [TokenString.from_frames(rng.integers(0, 64, 50).astype(np.uint16), 0.04) for _ in range(60)], 0
-    )
-
-
 WORD = [3, 7, 12, 20, 25, 30]
 OTHER = [1, 9, 14, 22, 27, 31]
 
 
-def scores(*stretches: Stretch, background: Background = BACKGROUND) -> list[float]:
-    return [e.score for e in second_look(stretches, background, CODEBOOK, sample(), FRAMES)]
+def said(ids: list[int], at: int) -> np.ndarray:
+    """`ids` a frame each at `at` in a segment of 40 frames of other tokens."""
+    frames = np.random.default_rng(at).integers(32, 64, 40)
+    frames[at : at + len(ids)] = ids
+    return frames
+
+
+def sample() -> rescoring.Codes:
+    rng = np.random.default_rng(9)
+    return rescoring.gather([TokenString.from_frames(rng.integers(0, 64, 50), FRAME_S) for _ in range(60)], 0)
+
+
+def found(*places: tuple[list[int], int, float]) -> tuple[Stretches, Evidence, Setting]:
+    """Places of words in segments of their own, with their similarities to some query, best first."""
+    made = shard_of([said(ids, at) for ids, at, _ in places], CODEBOOK)
+    at, count = np.array([p[1] for p in places], np.int64), len(places)
+    start = at + 40 * np.arange(count)
+    similarity = np.array([p[2] for p in places], np.float32)
+    stretches = Stretches(np.zeros(count, np.int64), np.arange(count), start, start + 6, similarity)
+    first = Evidence(BACKGROUND.distance(similarity), similarity)
+    return stretches, first, Setting(view_of(made), CODEBOOK, sample())
+
+
+def scores(*places: tuple[list[int], int, float]) -> list[float]:
+    return second_look(*found(*places)).scores.tolist()
 
 
 def test_of_two_that_are_as_near_the_one_like_the_best_match_comes_first() -> None:
-    best, same, other = said(WORD, 10, 0.8), said(WORD, 22, 0.5), said(OTHER, 5, 0.5)
-    found = scores(best, same, other)
-    assert found[0] >= found[1] > found[2]
-    assert scores(best, other, same)[2] == pytest.approx(found[1])  # whatever their order
-    # One that is near the edge of its match is found with the frames beside it.
-    late = Stretch(same.tokens, same.start + 1, same.end + 1, 0.5)
-    assert scores(best, late, other)[1] == pytest.approx(found[1])
+    ranked = scores((WORD, 10, 0.8), (WORD, 22, 0.5), (OTHER, 5, 0.5))
+    assert ranked[0] >= ranked[1] > ranked[2]
+    assert scores((WORD, 10, 0.8), (OTHER, 5, 0.5), (WORD, 22, 0.5))[2] == pytest.approx(ranked[1])
+
+
+def test_one_that_is_near_the_edge_of_its_place_is_found_with_the_frames_beside_it() -> None:
+    stretches, first, setting = found((WORD, 10, 0.8), (WORD, 22, 0.5), (OTHER, 5, 0.5))
+    whole = second_look(stretches, first, setting).scores
+    by = np.array([0, 1, 0])
+    late = Stretches(stretches.part, stretches.segment, stretches.start + by, stretches.end + by, stretches.similarity)
+    assert second_look(late, first, setting).scores[1] == pytest.approx(whole[1])
 
 
 def test_a_best_match_that_is_likely_wrong_says_next_to_nothing() -> None:
-    stretches = said(WORD, 10, 0.25), said(WORD, 22, 0.22), said(OTHER, 5, 0.22)
-    evidence = second_look(stretches, BACKGROUND, CODEBOOK, sample(), FRAMES)
-    for stretch, e in zip(stretches, evidence, strict=True):
-        assert e.similarity == pytest.approx(stretch.similarity, abs=0.01)
-        assert e.distance == pytest.approx(BACKGROUND.distance(stretch.similarity), abs=0.3)
+    stretches, first, setting = found((WORD, 10, 0.25), (WORD, 22, 0.22), (OTHER, 5, 0.22))
+    evidence = second_look(stretches, first, setting)
+    assert evidence.similarity == pytest.approx(first.similarity, abs=0.01)
+    assert evidence.distance == pytest.approx(first.distance, abs=0.3)
 
 
 def test_the_query_itself_in_the_archive_is_no_second_example() -> None:
-    itself, best, same, other = said(OTHER, 2, 0.99), said(WORD, 10, 0.8), said(WORD, 22, 0.5), said(OTHER, 5, 0.5)
-    found = scores(itself, best, same, other)
-    assert found[0] >= found[1] >= found[2] > found[3]
+    ranked = scores((OTHER, 2, 0.99), (WORD, 10, 0.8), (WORD, 22, 0.5), (OTHER, 5, 0.5))
+    assert ranked[0] >= ranked[1] >= ranked[2] > ranked[3]
 
 
-def test_one_match_or_none_stays_as_it_is() -> None:
-    assert second_look([], BACKGROUND, CODEBOOK, sample(), FRAMES) == []
-    (alone,) = second_look([said(WORD, 10, 0.8)], BACKGROUND, CODEBOOK, sample(), FRAMES)
-    assert (alone.similarity, alone.distance) == (0.8, BACKGROUND.distance(0.8))
+def test_one_place_or_none_stays_as_it_is() -> None:
+    stretches, first, setting = found((WORD, 10, 0.8))
+    assert second_look(stretches, first, setting) is first
+    none = stretches.take(np.zeros(0, np.int64))
+    nothing = Evidence(first.distance[:0], first.similarity[:0])
+    assert second_look(none, nothing, setting) is nothing
 
 
 def test_what_is_not_looked_at_again_counts_as_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    stretches = said(WORD, 10, 0.8), said(WORD, 22, 0.5), said(WORD, 5, 0.45)
-    whole = scores(*stretches)
+    places = ((WORD, 10, 0.8), (WORD, 22, 0.5), (WORD, 5, 0.45))
+    whole = scores(*places)
     monkeypatch.setattr(feedback, "DEPTH", 2)
-    short = scores(*stretches)
+    short = scores(*places)
     assert short[:2] == pytest.approx(whole[:2])
     assert short[2] < whole[2]
+
+
+def test_several_examples_count_by_their_weights() -> None:
+    _, _, setting = found((WORD, 10, 0.5))
+    tables = rescoring.make_tables(CODEBOOK.centroids[WORD], CODEBOOK)
+    one, other = setting.example(tables), setting.example(tables, weight=3.0)
+    similarity = [np.array([0.8], np.float32), np.array([0.4], np.float32)]
+    evidence = fused([one, other], similarity)
+    assert evidence.similarity.tolist() == pytest.approx([0.5])
+    assert evidence.distance == pytest.approx(one.background.distance(np.array([0.5], np.float32)), abs=1e-4)
+    assert fused([one], similarity[:1]).similarity.tolist() == pytest.approx([0.8])
+
+
+def test_what_is_like_a_right_hit_rises_and_what_is_like_a_wrong_one_falls() -> None:
+    stretches, first, setting = found((WORD, 10, 0.5), (OTHER, 22, 0.5), (WORD, 5, 0.5), (OTHER, 15, 0.5))
+    word, other = (stretches.tokens(setting.view, n) for n in (0, 1))
+    for right, wrong in (([word], []), ([], [other]), ([word], [other])):
+        judged = marked(stretches, first, setting, right, wrong).scores
+        assert judged[2] > judged[3]
+    helped = marked(stretches, first, setting, [word], []).scores
+    harmed = marked(stretches, first, setting, [], [other]).scores
+    assert helped[2] > first.scores[2]
+    assert harmed[3] < first.scores[3]
+    assert harmed[2] == pytest.approx(first.scores[2], abs=0.05)
+    assert marked(stretches, first, setting, [], []).scores == pytest.approx(first.scores)
 
 
 def test_codes_of_residuals_are_part_of_what_a_stretch_stands_for() -> None:
     rng = np.random.default_rng(1)
     codebook = Codebook(CODEBOOK.centroids, 0.1 * rng.standard_normal((4, 256, 4)).astype(np.float32))
     ids, pq = np.array(WORD, np.uint16), rng.integers(0, 256, (6, 4)).astype(np.uint8)
-    tokens = TokenString.from_frames(ids, 0.04, 0.0, pq)
-    found = embeddings_of(tokens.part(1, 5), codebook)
-    assert found == pytest.approx(unit(codebook.decode(ids[1:5], pq[1:5])), abs=1e-6)
+    tokens = TokenString.from_frames(ids, FRAME_S, 0.0, pq)
+    decoded = codebook.decode(ids[1:5], pq[1:5])
+    expected = decoded / np.linalg.norm(decoded, axis=1, keepdims=True)
+    assert embeddings_of(tokens.part(1, 5), codebook) == pytest.approx(expected, abs=1e-6)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 
 from model.codebook import Codebook, fit_codebook
 from model.tokens import TokenString
-from service.search.rescoring import Match, gather, make_tables, match
+from service.search.rescoring import gather, make_tables, match, match_regions
 
 
 def unit(rng: np.random.Generator, rows: int, dim: int) -> np.ndarray:
@@ -41,21 +43,27 @@ def test_agrees_with_the_textbook(seed: int, frames: int, lengths: list[int], re
     tables = make_tables(query, codebook, residual)
     found = match(tables, gather(strings, tables.residual.shape[1]))
     for number, string in enumerate(strings):
-        ours = [m for m in found if m.segment == number]
+        ours = np.flatnonzero(found.region == number)
         if string.frames == 0:
-            assert ours == []
+            assert len(ours) == 0
             continue
         vectors = codebook.decode(string.frame_ids, string.pq if residual else None)
         ends = textbook(query @ vectors.T)
         best = int(ends[:, 0].argmax())
-        assert ours[0].similarity == pytest.approx(ends[best, 0], abs=1e-4)
+        assert found.similarity[ours[0]] == pytest.approx(ends[best, 0], abs=1e-4)
         # Each hit has the value of the best path that ends where it ends, and hits do not overlap.
-        for hit in ours:
-            assert hit.similarity == pytest.approx(ends[hit.end - 1, 0], abs=1e-4)
-            assert 0 <= hit.start < hit.end <= string.frames
-        for one in ours:
-            for other in ours:
-                assert one is other or one.end <= other.start or other.end <= one.start
+        first = sum(lengths[:number])
+        hits = [(int(found.start[m]) - first, int(found.end[m]) - first) for m in ours]
+        for m, (start, end) in zip(ours, hits, strict=True):
+            assert found.similarity[m] == pytest.approx(ends[end - 1, 0], abs=1e-4)
+            assert 0 <= start < end <= string.frames
+        for one, other in itertools.combinations(hits, 2):
+            assert one[1] <= other[0] or other[1] <= one[0]
+        # With one hit alone it is the same best.
+        (alone,) = np.flatnonzero(match(tables, gather([string], tables.residual.shape[1]), 1).region == 0)
+        assert match(tables, gather([string], tables.residual.shape[1]), 1).similarity[alone] == pytest.approx(
+            ends[best, 0], abs=1e-4
+        )
 
 
 def test_finds_the_same_frames_where_they_are_said_twice() -> None:
@@ -66,8 +74,8 @@ def test_finds_the_same_frames_where_they_are_said_twice() -> None:
     ids = codebook.assign(sound)
     string = TokenString.from_frames(ids, 0.04, 0.0, codebook.encode(sound, ids))
     tables = make_tables(word, codebook)
-    first, second, *_ = match(tables, gather([string], 4))
-    places = sorted([(first.start, first.end), (second.start, second.end)])
+    found = match(tables, gather([string], 4))
+    places = sorted(zip(found.start[:2].tolist(), found.end[:2].tolist(), strict=True))
     assert places[0] == (30, 42)
     # The second is said at half the speed.
     assert abs(places[1][0] - 62) <= 1
@@ -79,8 +87,8 @@ def test_a_segment_of_no_frames_has_no_match() -> None:
     codebook = Codebook(unit(rng, 4, 8))
     empty = TokenString.from_frames(np.zeros(0, int), 0.04)
     tables = make_tables(unit(rng, 3, 8), codebook)
-    assert match(tables, gather([empty], 0)) == []
-    assert match(tables, gather([], 0)) == []
+    assert len(match(tables, gather([empty], 0))) == 0
+    assert len(match(tables, gather([], 0))) == 0
 
 
 def test_codes_of_another_width_are_refused() -> None:
@@ -94,6 +102,19 @@ def test_ties_are_kept_in_order() -> None:
     string = TokenString.from_frames(np.array([0, 1, 1, 0]), 0.04)
     tables = make_tables(np.eye(1, 4, dtype=np.float32), codebook)
     found = match(tables, gather([string], 0), per_segment=2)
-    assert [m.similarity for m in found] == [1.0, 1.0]
-    assert {(m.start, m.end) for m in found} == {(0, 1), (3, 4)}
-    assert isinstance(found[0], Match)
+    assert found.similarity.tolist() == [1.0, 1.0]
+    assert set(zip(found.start.tolist(), found.end.tolist(), strict=True)) == {(0, 1), (3, 4)}
+
+
+def test_regions_may_overlap_and_lie_anywhere() -> None:
+    rng = np.random.default_rng(5)
+    codebook = Codebook(unit(rng, 12, 8))
+    ids, query = rng.integers(0, 12, 60).astype(np.uint16), unit(rng, 5, 8)
+    tables = make_tables(query, codebook)
+    low, high = np.array([10, 0, 15, 30]), np.array([25, 60, 30, 30])
+    found = match_regions(tables, ids, np.zeros((60, 0), np.uint8), low, high)
+    assert found.region.tolist() == [0, 1, 2]
+    for region, similarity, end in zip(found.region, found.similarity, found.end, strict=True):
+        ends = textbook(query @ codebook.centroids[ids[low[region] : high[region]]].T)
+        assert similarity == pytest.approx(ends[:, 0].max(), abs=1e-5)
+        assert end == low[region] + ends[:, 0].argmax() + 1
