@@ -14,7 +14,9 @@ from indexer import store
 from service.clips import read_clip
 from service.deps import Backend
 from service.errors import CLIP_ERRORS
-from service.evaluation import Figures, Ranked, TaskQuery, figures, read_task
+from service.evaluation.figures import Figures, figures
+from service.evaluation.judging import Ranked
+from service.evaluation.tasks import TaskQuery, read_task
 from service.search.engine import Answer, Request
 
 LIMIT = 1_000  # hits asked for per query
