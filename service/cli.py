@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service import adapting, learning, output, registry, tokenizers
+from service import adapting, evaluating, learning, output, registry, tokenizers
 from service.console import JsonOption, failing, print_line, stderr
 from service.errors import CLIP_ERRORS, EXIT_FAILED, EXIT_PARTLY, code_of, message_of
 from service.settings import Settings
@@ -24,6 +24,7 @@ app.add_typer(tokenizers.app, name="tokenizer")
 app.command()(learning.train)
 app.command()(learning.export)
 app.command()(adapting.adapt)
+app.command()(evaluating.evaluate)
 
 ArchiveOption = Annotated[str, typer.Option("--archive", "-a", help="name of the archive")]
 
@@ -203,33 +204,6 @@ def migrate() -> None:
         settings = Settings()
         database.migrate(database.open_engine(settings.home_path, settings.url))
         stderr.print("the schema is current")
-
-
-@app.command()
-def evaluate(
-    task: Annotated[Path, typer.Argument(help="task file (JSON)")],
-    archive: ArchiveOption = "default",
-    in_context: Annotated[
-        bool, typer.Option("--in-context", help="query with the stretch of the source recording")
-    ] = False,
-    folder: Annotated[Path | None, typer.Option(help="the archive's folder, for --in-context")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="look at every segment")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Run a task against an indexed archive and print MAP, MRR, P@10 and MTWV."""
-    from service import tasks
-    from service.deps import Backend
-
-    with failing():
-        if in_context and folder is None:
-            raise typer.BadParameter("needs --folder", param_hint="--in-context")
-        backend = Backend.open(Settings())
-        result = tasks.run(backend, task, archive, folder if in_context else None, exact, stderr)
-        backend.close()
-        if as_json:
-            print_line(result.as_json())
-        else:
-            output.print_figures(result.figures)
 
 
 def main() -> None:

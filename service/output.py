@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from indexer.pipeline import IndexReport, Progressed
-from service.evaluation import Figures
+from service.evaluation.figures import Figures
 from service.schemas import ArchivesOut, SearchOut
 
 
@@ -143,10 +144,12 @@ def print_archives(listed: ArchivesOut) -> None:
 
 def print_figures(figures: dict[str, Figures]) -> None:
     """Figures of an evaluation as a table on stdout."""
-    table = Table()
-    for name in ("", "queries", "MAP", "MRR", "P@10", "MTWV", "beta"):
-        table.add_column(name, justify="right")
+    table = Table(box=SIMPLE, padding=0, show_edge=False)  # eleven columns on eighty characters
+    for name in ("", "queries", "MAP", "MRR", "P@10", "MTWV", "at", "ATWV", "at", "beta", "ECE"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, f in figures.items():
-        row = (f"{f.map:.4f}", f"{f.mrr:.3f}", f"{f.p10:.3f}", f"{f.mtwv:.3f}", f"{f.beta:g}")
-        table.add_row(name, str(f.queries), *row)
+        table.add_row(
+            name, str(f.queries), f"{f.map:.4f}", f"{f.mrr:.3f}", f"{f.p10:.3f}", f"{f.mtwv:.3f}", f"{f.threshold:.3f}",
+            f"{f.atwv:.3f}", f"{f.atwv_threshold:g}", f"{f.beta:g}", "-" if f.ece is None else f"{f.ece:.3f}",
+        )  # fmt: skip
     Console(highlight=False).print(table)

@@ -1,7 +1,8 @@
-"""Running a development task against an indexed archive."""
+"""Running a task, or a query list with its references, against an indexed archive."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,30 @@ from rich.progress import track
 from indexer import store
 from service.clips import read_clip
 from service.deps import Backend
-from service.errors import CLIP_ERRORS
-from service.evaluation import Figures, Ranked, TaskQuery, figures, read_task
+from service.errors import CLIP_ERRORS, code_of, message_of
+from service.evaluation.detections import Answered
+from service.evaluation.errors import TaskError
+from service.evaluation.figures import THRESHOLD, Figures, Level, figures_of, levels
+from service.evaluation.judging import Ranked, verdicts
+from service.evaluation.names import RecordingNames
+from service.evaluation.querylist import read_queries
+from service.evaluation.references import read_references
+from service.evaluation.report import Report, curves_json
+from service.evaluation.tasks import TaskQuery, read_task
 from service.search.answer import Answer, Request
 
 LIMIT = 1_000  # hits asked for per query
+STAGES = ("tokenize", "candidates", "alignment", "rescoring", "total")
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Queries for an archive, the file they are from (clips lie beside it), and the archive's recordings."""
+
+    queries: Sequence[TaskQuery]
+    path: Path
+    archive: store.ArchiveInfo
+    names: RecordingNames
 
 
 @dataclass(frozen=True)
@@ -27,6 +47,9 @@ class TaskResult:
     figures: dict[str, Figures]
     median_ms: dict[str, float]
     failed: int
+    levels: dict[str, Level]
+    answers: tuple[Answered, ...]
+    threshold: float
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -34,44 +57,102 @@ class TaskResult:
             name: {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(f).items()}
             for name, f in self.figures.items()
         }
-        return {"figures": rounded, "median_ms": self.median_ms, "failed": self.failed}
+        return {
+            "figures": rounded,
+            "median_ms": self.median_ms,
+            "failed": self.failed,
+            "curves": curves_json(self.levels),
+        }
+
+    def report(self, report: Report, questions: Questions) -> None:
+        """Write everything down. Raises ReportError."""
+        title = f"{questions.path.name}, archive {questions.archive.name}"
+        report.write(self.as_json(), self.levels, self.answers, questions.names, self.threshold, title)
+
+
+def read_questions(
+    backend: Backend, path: Path, archive: str, references: Path | None, console: Console | None = None
+) -> Questions:
+    """A task file, or with `references` (CTM or RTTM) a query list.
+
+    Raises TaskError, QueryListError, ReferencesError, ArchiveNotFound.
+    """
+    with backend.connect() as connection:
+        about = store.get_archive(connection, archive)
+        recordings = store.list_recordings(connection, about.id, max(1, about.recordings))
+    names = RecordingNames(recording.name for recording in recordings)
+    if references is None:
+        queries = read_task(path)
+        if not any(query.relevant for query in queries):
+            raise TaskError(f"{path} has no query of which something is to be found")
+        return Questions(queries, path, about, names)
+    words = read_references(references, names)
+    questions = Questions(read_queries(path, words, names), path, about, names)
+    unheard = len(names) - len(words.recordings)
+    if unheard and console is not None:
+        console.print(
+            f"{unheard} of {len(names)} recordings have no words in {references}: a hit there is a false alarm",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+    return questions
 
 
 def run(
-    backend: Backend, task_path: Path, archive: str, context_folder: Path | None, exact: bool, console: Console
+    backend: Backend,
+    questions: Questions,
+    console: Console,
+    *,
+    context_folder: Path | None = None,
+    exact: bool = False,
+    threshold: float = THRESHOLD,
+    beta: float | None = None,
 ) -> TaskResult:
-    """Search every query of a task; a clip that cannot be searched counts as answered with nothing.
+    """Search every query; a clip that cannot be searched is named, and counts as answered with nothing.
 
     Recordings that a query leaves out are left out of its search: they must not help to find the others. With
     `context_folder`, the query is the stretch of its source recording there, heard in its context.
     """
-    queries = read_task(task_path)
+    queries, archive = questions.queries, questions.archive
     answers: dict[str, list[Ranked]] = {}
-    stages: list[Answer] = []
-    with backend.connect() as connection:
-        about = store.get_archive(connection, archive)
+    stages: dict[str, Answer] = {}
     failed = 0
     for query in track(queries, "search", console=console):
         try:
-            answer = backend.search.search(_request(query, task_path, archive, context_folder, exact, backend))
-        except CLIP_ERRORS:
+            answer = backend.search.search(_request(query, questions, context_folder, exact, backend))
+        except CLIP_ERRORS as error:
             failed += 1
+            console.print(f"failed: {query.clip}: {code_of(error)}: {message_of(error)}", markup=False, soft_wrap=True)
             continue
-        stages.append(answer)
+        stages[query.clip] = answer
         answers[query.clip] = [Ranked(h.recording.name, h.start_s, h.end_s, h.score) for h in answer.hits]
-    median = {
-        name: round(float(np.median([getattr(a.timing_ms, name) for a in stages])), 2)
-        for name in ("tokenize", "candidates", "alignment", "rescoring", "total")
-    }
-    return TaskResult(figures(queries, answers, about.recordings, about.hours * 3600.0), median, failed)
+    by_level = levels(queries, answers, archive.recordings, archive.hours * 3600.0, beta)
+    return TaskResult(
+        figures=figures_of(by_level, threshold),
+        median_ms={
+            name: round(float(np.median([getattr(a.timing_ms, name) for a in stages.values()])), 2) if stages else 0.0
+            for name in STAGES
+        },
+        failed=failed,
+        levels=by_level,
+        answers=tuple(
+            Answered(
+                query,
+                tuple(hits := answers.get(query.clip, [])),
+                tuple(verdicts(query, hits, "located" in by_level)),
+                stages[query.clip].timing_ms.total / 1e3 if query.clip in stages else 0.0,
+            )
+            for query in queries
+        ),
+        threshold=threshold,
+    )
 
 
 def _request(
-    query: TaskQuery, task_path: Path, archive: str, context_folder: Path | None, exact: bool, backend: Backend
+    query: TaskQuery, questions: Questions, context_folder: Path | None, exact: bool, backend: Backend
 ) -> Request:
     longest_s = backend.settings.max_query_s
     if context_folder is None:
-        clip = read_clip(task_path.parent / query.clip, longest_s)
+        clip = read_clip(questions.path.parent / query.clip, longest_s)
     else:
         clip = read_clip(context_folder / query.source.name, longest_s, query.source.start_s, query.source.end_s)
-    return Request([clip], archive, LIMIT, exact=exact, exclude=frozenset(query.exclude))
+    return Request([clip], questions.archive.name, LIMIT, exact=exact, exclude=frozenset(query.exclude))

@@ -17,7 +17,8 @@ from model import audio
 from model.audio import SAMPLE_RATE, Samples
 from model.codebook import PQ_PARTS
 from service.errors import NoSpeech
-from service.evaluation import Place, TaskError, TaskQuery
+from service.evaluation.errors import TaskError
+from service.evaluation.tasks import Place, TaskQuery
 from service.search.query import SPEECH_RMS
 from service.search.trim import trim
 

@@ -17,7 +17,9 @@ from sklearn.linear_model import LogisticRegression
 from bench.accuracy.__main__ import sayagain
 from service.clips import read_clip
 from service.deps import Backend
-from service.evaluation import Ranked, judge, read_task
+from service.evaluation.judging import Ranked, judge
+from service.evaluation.reliability import reliability
+from service.evaluation.tasks import read_task
 from service.search.answer import Request
 from service.search.calibration import LogisticMap
 from service.settings import Settings
@@ -39,19 +41,6 @@ def pairs(home: str, task: Path, archive: str) -> tuple[np.ndarray, np.ndarray]:
             right.append(correct)
     backend.close()
     return np.array(features), np.array(right)
-
-
-def calibration_error(scores: np.ndarray, right: np.ndarray, weight: np.ndarray) -> float:
-    """Expected calibration error over ten bins of equal width (Naeini et al. 2015), of scores of .05 and more."""
-    bins = np.minimum((scores * 10).astype(int), 9)
-    chosen = scores >= 0.05
-    error = 0.0
-    for b in range(10):
-        at = chosen & (bins == b)
-        if at.any():
-            gap = abs(np.average(scores[at], weights=weight[at]) - np.average(right[at], weights=weight[at]))
-            error += gap * weight[at].sum() / weight[chosen].sum()
-    return float(error)
 
 
 def main() -> None:
@@ -76,14 +65,10 @@ def main() -> None:
     for task, at in zip(
         arguments.task, np.split(np.arange(len(y)), np.cumsum([len(r) for r in right])[:-1]), strict=True
     ):
-        print(f"{task}: expected calibration error {calibration_error(scores[at], y[at], w[at]):.3f}")
-    print(f"{fitted}; expected calibration error {calibration_error(scores, y, w):.3f}")
-    for low in np.arange(0, 1, 0.1):
-        at = (scores >= low) & (scores < low + 0.1)
-        if at.any():
-            print(
-                f"score {low:.1f} to {low + 0.1:.1f}: right {np.average(y[at], weights=w[at]):.3f} of {at.sum()} hits"
-            )
+        print(f"{task}: expected calibration error {reliability(scores[at], y[at], w[at]).error:.3f}")
+    print(f"{fitted}; expected calibration error {reliability(scores, y, w).error:.3f}")
+    for b in reliability(scores, y, w, least=0.0).bins:
+        print(f"score {b.low:.1f} to {b.high:.1f}: right {b.right:.3f} of {b.hits} hits")
 
 
 if __name__ == "__main__":

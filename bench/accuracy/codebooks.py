@@ -24,7 +24,7 @@ from bench.accuracy.tokens import TokenFigures, token_figures, tokenize
 from model import audio
 from model.codebook import Codebook, CodebookError, codebook_size, fit_codebook
 from model.tokenizer import DEFAULT_WEIGHTS
-from service.evaluation import TaskQuery, read_task
+from service.evaluation.tasks import TaskQuery, read_task
 
 SIZES = (256, 512, 1_024, 2_048, 4_096, 8_192)
 OTHER_S = 3 * 3_600.0  # of other speech that a codebook is fitted to

@@ -11,7 +11,9 @@ from tqdm import tqdm
 
 from model import audio
 from model.frontend import fourier_basis, mel_bank
-from service.evaluation import Figures, Ranked, figures, read_task
+from service.evaluation.figures import Figures, figures
+from service.evaluation.judging import Ranked
+from service.evaluation.tasks import read_task
 
 MELS, CEPSTRA, WINDOW, HOP, FFT = 40, 13, 400, 160, 512
 KEEP = 2  # every second frame: 20 ms

@@ -24,16 +24,10 @@ from bench.accuracy.archive import CONDITIONS, THREADS, Recordings, read_queries
 from bench.accuracy.embedders import Embed
 from bench.accuracy.matchers import MATCHERS, Found, ask, matcher
 from bench.accuracy.tokens import TokenFigures, token_figures, tokenize
-from service.evaluation import (
-    FILE_BETA,
-    TOLERANCE_S,
-    Judged,
-    TaskQuery,
-    average_precision,
-    maximum_twv,
-    read_task,
-    reciprocal_rank,
-)
+from service.evaluation.judging import TOLERANCE_S, Judged
+from service.evaluation.metrics import average_precision, reciprocal_rank
+from service.evaluation.tasks import TaskQuery, read_task
+from service.evaluation.twv import FILE_BETA, maximum_twv
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,7 @@ class Row:
 
 
 def judge(query: TaskQuery, found: Found, recordings: Recordings, located: bool) -> Judged:
-    """`service.evaluation.judge` for an answer of one stretch for each recording, without a loop over all of them."""
+    """`judging.judge` for an answer of one stretch for each recording, without a loop over all of them."""
     right = np.zeros(len(recordings.names), bool)
     middle_s = (found.start + found.end) / 2 * recordings.frame_seconds
     number_of = {name: number for number, name in enumerate(recordings.names)}

@@ -30,7 +30,7 @@ from model.training import features, targets, teacher
 from model.training.data import Entry, Pack
 from model.training.lowrank import load_tuned
 from model.training.precision import autocast
-from service.evaluation import read_task
+from service.evaluation.tasks import read_task
 
 CPU = torch.device("cpu")
 LAYERS, DIMS, PACKINGS = (4, 5, 6), (64, 128, 256), 2

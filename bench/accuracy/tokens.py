@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from bench.accuracy.archive import THREADS, Int64, Recordings, pool
 from model.codebook import PQ_PARTS, Codebook, codebook_size, fit_codebook
 from model.tokens import TokenString
-from service.evaluation import Place, TaskQuery
+from service.evaluation.tasks import Place, TaskQuery
 from service.search import rescoring
 
 UInt16 = npt.NDArray[np.uint16]

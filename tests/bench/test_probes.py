@@ -22,8 +22,10 @@ from model.audio import read
 from model.codebook import Codebook
 from model.encoder import FRAME_SAMPLES, FRAME_SECONDS
 from model.tokenizer import Tokenizer
-from service import evaluation
-from service.evaluation import Place, Ranked, TaskError, TaskQuery
+from service.evaluation import judging, twv
+from service.evaluation.errors import TaskError
+from service.evaluation.judging import Ranked
+from service.evaluation.tasks import Place, TaskQuery
 from service.search import rescoring
 from tests.indexer import sounds
 
@@ -213,7 +215,7 @@ def test_judges_like_the_product_does(seed: int) -> None:
     order = np.argsort(-found.score)
     hits = [Ranked(names[n], start[n] * 0.5, start[n] * 0.5 + 1, float(found.score[n])) for n in order]
     for located in (False, True):
-        assert probes.judge(query, found, recordings, located) == evaluation.judge(query, hits, located)
+        assert probes.judge(query, found, recordings, located) == judging.judge(query, hits, located)
 
 
 def test_finds_the_words_of_a_task(task: Task) -> None:
@@ -227,7 +229,7 @@ def test_finds_the_words_of_a_task(task: Task) -> None:
         assert (r.map_iv, r.map_oov, r.mrr_iv, r.mrr_oov) == (1.0, 0.5, 1.0, 0.5), (r.condition, r.matcher)
         assert (r.map, r.mrr) == (3.5 / 4, 3.5 / 4)
         # Three words of four are found before the unlisted recording, or together with it; to go on costs its price.
-        false_alarm = evaluation.FILE_BETA / (12 - 1)
+        false_alarm = twv.FILE_BETA / (12 - 1)
         if r.matcher == "edit":  # the same tokens are equal, so that it is together
             assert r.mtwv == pytest.approx(1.0 - false_alarm / 4)
         assert 0.75 - false_alarm / 4 <= r.mtwv <= 0.75 + 1e-6

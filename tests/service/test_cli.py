@@ -174,7 +174,94 @@ def test_evaluate_scores_a_task(cli: Run, tmp_path: Path) -> None:
     assert set(result["figures"]) == {"file/all", "file/iv", "located/all", "located/iv"}
     assert result["figures"]["located/all"]["mrr"] == 1.0
     assert result["failed"] == 0
-    assert "MAP" in cli("evaluate", tmp_path / "task.json", "--archive", "demo").stdout
+    assert set(result["curves"]) == {"file", "located"}
+    table = cli("evaluate", tmp_path / "task.json", "--archive", "demo", COLUMNS="80").stdout
+    assert "MAP" in table
+    assert "ATWV" in table
+    assert "…" not in table
+
+
+def demo_words(folder: Path, terms: dict[str, str]) -> Path:
+    """Where the terms of the demo are said, as CTM; the list of its clips beside it."""
+    import csv
+
+    with (DEMO / "truth.tsv").open(encoding="utf-8") as file:
+        said = [row for row in csv.DictReader(file, delimiter="\t") if row["term"] in terms]
+    (folder / "truth.ctm").write_text(
+        "".join(
+            f"{row['recording'].removesuffix('.opus')} 1 {row['start']} {float(row['end']) - float(row['start']):.3f} "
+            f"{row['term'].upper()} NA\n"
+            for row in said
+        )
+    )
+    rows = [
+        f"{DEMO / clip}\t{term}\t{said[0]['recording']}\t{'yes' if term == 'umbrella' else ''}\n"
+        for term, clip in terms.items()
+    ]
+    (folder / "queries.tsv").write_text("".join(rows))
+    return folder / "queries.tsv"
+
+
+def test_evaluate_reads_a_query_list_and_writes_a_report(cli: Run, tmp_path: Path) -> None:
+    listed = demo_words(tmp_path, {"visibility": "query.opus", "umbrella": "queries/umbrella.opus"})
+    words = ("evaluate", "--queries", listed, "--references", tmp_path / "truth.ctm", "--archive", "demo")
+    done = cli(*words, "--report", tmp_path / "report", "--threshold", "0.3", "--beta", "20", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "recordings have no words in" in done.stderr
+    result = json.loads(done.stdout)
+    assert set(result["figures"]) == {
+        f"{kind}/{group}" for kind in ("file", "located") for group in ("all", "iv", "oov")
+    }
+    found = result["figures"]["located/all"]
+    assert (found["queries"], found["mrr"], found["beta"], found["atwv_threshold"]) == (2, 1.0, 20, 0.3)
+    assert found["atwv"] <= found["mtwv"]
+    assert json.loads((tmp_path / "report" / "figures.json").read_text()) == result
+    assert {path.name for path in (tmp_path / "report").iterdir()} >= {"twv.png", "kwslist.xml", "detections.tsv"}
+    rows = (tmp_path / "report" / "detections.tsv").read_text().splitlines()
+    assert rows[1].split("\t")[-2:] == ["YES", "yes"]
+
+
+def test_evaluate_names_clips_that_fail_and_goes_on(cli: Run, tmp_path: Path) -> None:
+    listed = demo_words(tmp_path, {"visibility": "query.opus", "umbrella": "queries/none.opus"})
+    words = ("evaluate", "--queries", listed, "--references", tmp_path / "truth.ctm", "--archive", "demo", "--json")
+    done = cli(*words)
+    assert (done.returncode, json.loads(done.stdout)["failed"]) == (3, 1)
+    assert "none.opus: audio_unreadable" in done.stderr
+    listed.write_text("gone.wav\tvisibility\n")
+    done = cli(*words)
+    assert (done.returncode, json.loads(done.stdout)["failed"]) == (1, 1)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        ((), 2, "--queries"),
+        (("TASK", "--queries", "LIST", "--references", "CTM"), 2, "not both"),
+        (("--queries", "LIST"), 2, "go together"),
+        (("TASK", "--references", "CTM"), 2, "go together"),
+        (("TASK", "--in-context"), 2, "--folder"),
+        (("TASK", "--threshold", "2"), 2, "--threshold"),
+        (("TASK", "--threshold", "nan"), 2, "--threshold"),
+        (("TASK", "--beta", "inf"), 2, "a number is needed"),
+        (("TASK",), 1, "task_invalid"),
+        (("--queries", "LIST", "--references", "LIST"), 1, "references_invalid"),
+        (("--queries", "CTM", "--references", "CTM"), 1, "queries_invalid"),
+        (("TASK", "--report", "LIST"), 1, "report_unwritable"),
+    ],
+)
+def test_evaluate_says_what_it_cannot_use(
+    cli: Run, tmp_path: Path, words: tuple[str, ...], status: int, says: str
+) -> None:
+    listed = demo_words(tmp_path, {"visibility": "query.opus"})
+    names = {"LIST": str(listed), "CTM": str(tmp_path / "truth.ctm"), "TASK": str(tmp_path / "none.json")}
+    done = cli("evaluate", *(names.get(word, word) for word in words), "--archive", "demo")
+    assert done.returncode == status, done.stderr
+    assert says in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    if status == 1:
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
 def free_port() -> int:
