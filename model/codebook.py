@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numba
 import numpy as np
@@ -63,7 +64,7 @@ class Codebook:
         """Dimensions of an embedding."""
         return int(self.centroids.shape[1])
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Hash of all numbers: two codebooks are the same if this is."""
         shapes = self.centroids.shape, None if self.pq is None else self.pq.shape

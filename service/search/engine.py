@@ -17,25 +17,16 @@ from model.codebook import Codebook
 from model.tokenizer import Tokenizer
 from service.clips import Clip
 from service.errors import ArchiveNotReady
-from service.search import alignment, calibration, candidates, rescoring, stretches
+from service.search import calibration, cascade, rescoring
 from service.search.answer import Answer, Clock, Request
-from service.search.candidates import Windows
-from service.search.feedback import Setting, fused, marked, second_look
+from service.search.cascade import SearchSettings
+from service.search.feedback import Setting, marked
 from service.search.localindex import LocalIndex, View
 from service.search.query import Query, Reference, hear, locate, remember
 from service.search.ranking import Ranking, named, rank
 from service.search.stretches import Stretches
 
 Bool = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """What the cascade hands from stage to stage."""
-
-    candidate_depth: int = 2_000
-    rescore_depth: int = 2_000
-    longest_reference_s: float = 30.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,55 +136,14 @@ class SearchEngine:
         self, queries: Sequence[Query], request: Request, session: _Session, excluded: set[int], clock: Clock
     ) -> tuple[Stretches, calibration.Evidence]:
         """Places that may be right, the likest first, and what speaks for each."""
-        view, setting = session.view, session.setting
-        alive = [_without(part.alive, part.shard.recording, excluded) for part in view.parts]
-        found = []
-        for query in queries:
-            windows = self._windows(query, view, alive, setting.codebook.size, request.exact)
-            clock.lap("candidates")
-            windows = _narrowed(query, view, windows, self.settings.rescore_depth, request.exact)
-            clock.lap("alignment")
-            per_window = rescoring.HITS_PER_SEGMENT if request.exact else 1
-            found.append(stretches.rescore(query.tables, view, windows, per_window))
-            clock.lap("rescoring")
-        places = stretches.distinct(stretches.joined(found))
-        examples = [setting.example(query.tables) for query in queries]
-        if len(queries) == 1:
-            similarities = [places.similarity]
-        else:
-            similarities = [stretches.similarity_at(e.tables, view, places, e.slack) for e in examples]
-        evidence = fused(examples, similarities)
-        order = np.argsort(-evidence.scores, kind="stable")
-        places = places.take(order)
-        evidence = calibration.Evidence(evidence.distance[order], evidence.similarity[order])
-        evidence = second_look(places, evidence, setting, float(len(queries)))
-        clock.lap("rescoring")
-        return places, evidence
-
-    def _windows(self, query: Query, view: View, alive: Sequence[Bool], size: int, exact: bool) -> Windows:
-        if exact:
-            return candidates.everything(view, alive)
-        count = candidates.neighbours(view, len(query.tokens), size)
-        votes = candidates.make_votes(query.tokens, query.tables, count)
-        return candidates.find(votes, view, alive, candidates.depth_for(votes.frames, self.settings.candidate_depth))
+        alive = [_without(part.alive, part.shard.recording, excluded) for part in session.view.parts]
+        return cascade.find(queries, session.setting, alive, self.settings, request.exact, clock)
 
 
 def _without(alive: Bool, recording: npt.NDArray[np.int64], excluded: set[int]) -> Bool:
     if not excluded:
         return alive
     return alive & ~np.isin(recording, np.fromiter(excluded, np.int64, len(excluded)))
-
-
-def _narrowed(query: Query, view: View, windows: Windows, depth: int, exact: bool) -> Windows:
-    """The `depth` windows whose tokens have the nearest infix."""
-    if exact or len(windows) <= depth:
-        return windows
-    similarity = np.zeros(len(windows), np.float32)
-    for number in np.unique(windows.part):
-        those = np.flatnonzero(windows.part == number)
-        texts = alignment.texts(view.parts[number].shard.ids, windows.low[those], windows.high[those])
-        similarity[those] = alignment.align(query.tokens.ids, texts)
-    return windows.take(np.sort(np.lexsort((-windows.votes, -similarity))[:depth]))
 
 
 __all__ = ["Ranking", "Request", "SearchEngine", "SearchSettings"]

@@ -1,0 +1,88 @@
+"""The stages between a query and its places: candidates, alignment, rescoring, a second look; no database is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from service.search import alignment, candidates, rescoring, stretches
+from service.search.answer import Clock
+from service.search.calibration import Evidence
+from service.search.candidates import Windows
+from service.search.feedback import Setting, fused, second_look
+from service.search.localindex import View
+from service.search.query import Query
+from service.search.stretches import Stretches
+
+Bool = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What the cascade hands from stage to stage."""
+
+    candidate_depth: int = 2_000
+    rescore_depth: int = 2_000
+    longest_reference_s: float = 30.0
+
+
+def find(
+    queries: Sequence[Query],
+    setting: Setting,
+    alive: Sequence[Bool],
+    settings: SearchSettings,
+    exact: bool,
+    clock: Clock,
+) -> tuple[Stretches, Evidence]:
+    """Places that may be right, the likest first, and what speaks for each.
+
+    `alive` bool [segments] of each part of the view says where to look; with `exact` every segment is rescored.
+    """
+    view = setting.view
+    found = []
+    for query in queries:
+        windows = windows_of(query, view, alive, setting.codebook.size, settings.candidate_depth, exact)
+        clock.lap("candidates")
+        if not exact:
+            windows = _narrowed(query, view, windows, settings.rescore_depth)
+        clock.lap("alignment")
+        per_window = rescoring.HITS_PER_SEGMENT if exact else 1
+        found.append(stretches.rescore(query.tables, view, windows, per_window))
+        clock.lap("rescoring")
+    places = stretches.distinct(stretches.joined(found))
+    examples = [setting.example(query.tables) for query in queries]
+    if len(queries) == 1:
+        similarities = [places.similarity]
+    else:
+        similarities = [stretches.similarity_at(e.tables, view, places, e.slack) for e in examples]
+    evidence = fused(examples, similarities)
+    order = np.argsort(-evidence.scores, kind="stable")
+    places = places.take(order)
+    evidence = Evidence(evidence.distance[order], evidence.similarity[order])
+    evidence = second_look(places, evidence, setting, float(len(queries)))
+    clock.lap("rescoring")
+    return places, evidence
+
+
+def windows_of(query: Query, view: View, alive: Sequence[Bool], size: int, depth: int, exact: bool) -> Windows:
+    """Where to look for a query; `size` is K."""
+    if exact:
+        return candidates.everything(view, alive)
+    count = candidates.neighbours(view, len(query.tokens), size)
+    votes = candidates.make_votes(query.tokens, query.tables, count)
+    return candidates.find(votes, view, alive, candidates.depth_for(votes.frames, depth))
+
+
+def _narrowed(query: Query, view: View, windows: Windows, depth: int) -> Windows:
+    """The `depth` windows whose tokens have the nearest infix."""
+    if len(windows) <= depth:
+        return windows
+    similarity = np.zeros(len(windows), np.float32)
+    for number in np.unique(windows.part):
+        those = np.flatnonzero(windows.part == number)
+        texts = alignment.texts(view.parts[number].shard.ids, windows.low[those], windows.high[those])
+        similarity[those] = alignment.align(query.tokens.ids, texts)
+    return windows.take(np.sort(np.lexsort((-windows.votes, -similarity))[:depth]))
