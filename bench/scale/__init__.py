@@ -1,0 +1,1 @@
+"""Search in large archives: how long each stage takes, and which engine finds candidates."""
