@@ -105,7 +105,7 @@ def measure_stages(queries: Sequence[Query], setting: Setting, exact: Sequence[l
     recall = []
     for number, query in enumerate([queries[0], *queries]):
         clock = Clock()
-        places, evidence = cascade.find([query], setting, alive, settings, False, clock)
+        places, evidence = cascade.find(query, setting, alive, settings, False, clock)
         rank(places, evidence, view, request, ())
         clock.lap("rescoring")
         if number == 0:

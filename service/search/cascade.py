@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from service.search import alignment, candidates, rescoring, stretches
 from service.search.answer import Clock
-from service.search.calibration import Evidence
+from service.search.calibration import Evidence, background_of
 from service.search.candidates import Windows
-from service.search.feedback import Setting, fused, second_look
+from service.search.feedback import Setting, second_look
 from service.search.localindex import View
 from service.search.query import Query
 from service.search.stretches import Stretches
@@ -30,39 +30,23 @@ class SearchSettings:
 
 
 def find(
-    queries: Sequence[Query],
-    setting: Setting,
-    alive: Sequence[Bool],
-    settings: SearchSettings,
-    exact: bool,
-    clock: Clock,
+    query: Query, setting: Setting, alive: Sequence[Bool], settings: SearchSettings, exact: bool, clock: Clock
 ) -> tuple[Stretches, Evidence]:
     """Places that may be right, the likest first, and what speaks for each.
 
     `alive` bool [segments] of each part of the view says where to look; with `exact` every segment is rescored.
     """
     view = setting.view
-    found = []
-    for query in queries:
-        windows = windows_of(query, view, alive, setting.codebook.size, settings.candidate_depth, exact)
-        clock.lap("candidates")
-        if not exact:
-            windows = _narrowed(query, view, windows, settings.rescore_depth)
-        clock.lap("alignment")
-        per_window = rescoring.HITS_PER_SEGMENT if exact else 1
-        found.append(stretches.rescore(query.tables, view, windows, per_window))
-        clock.lap("rescoring")
-    places = stretches.distinct(stretches.joined(found))
-    examples = [setting.example(query.tables) for query in queries]
-    if len(queries) == 1:
-        similarities = [places.similarity]
-    else:
-        similarities = [stretches.similarity_at(e.tables, view, places, e.slack) for e in examples]
-    evidence = fused(examples, similarities)
-    order = np.argsort(-evidence.scores, kind="stable")
-    places = places.take(order)
-    evidence = Evidence(evidence.distance[order], evidence.similarity[order])
-    evidence = second_look(places, evidence, setting, float(len(queries)))
+    windows = windows_of(query, view, alive, setting.codebook.size, settings.candidate_depth, exact)
+    clock.lap("candidates")
+    if not exact:
+        windows = _narrowed(query, view, windows, settings.rescore_depth)
+    clock.lap("alignment")
+    per_window = rescoring.HITS_PER_SEGMENT if exact else 1
+    places = stretches.distinct(stretches.rescore(query.tables, view, windows, per_window))
+    background = background_of(query.tables, setting.sample)
+    first = Evidence(background.distance(places.similarity), places.similarity)
+    evidence = second_look(places, first, setting)
     clock.lap("rescoring")
     return places, evidence
 

@@ -21,6 +21,7 @@ from service.search import calibration, cascade, rescoring
 from service.search.answer import Answer, Clock, Request
 from service.search.cascade import SearchSettings
 from service.search.feedback import Setting, marked
+from service.search.fusion import averaged
 from service.search.localindex import LocalIndex, View
 from service.search.query import Query, Reference, hear, locate, remember
 from service.search.ranking import Ranking, named, rank
@@ -137,7 +138,7 @@ class SearchEngine:
     ) -> tuple[Stretches, calibration.Evidence]:
         """Places that may be right, the likest first, and what speaks for each."""
         alive = [_without(part.alive, part.shard.recording, excluded) for part in session.view.parts]
-        return cascade.find(queries, session.setting, alive, self.settings, request.exact, clock)
+        return cascade.find(averaged(queries), session.setting, alive, self.settings, request.exact, clock)
 
 
 def _without(alive: Bool, recording: npt.NDArray[np.int64], excluded: set[int]) -> Bool:

@@ -1,4 +1,4 @@
-"""What more examples say: several clips of a term, the best match of a first search, and hits marked right or wrong.
+"""What more examples say: the best match of a first search, and hits that are marked right or wrong.
 
 A second look is pseudo relevance feedback (Rocchio 1971; for spoken queries Rodriguez-Fuentes et al. 2014): the best
 match is a second example, said in the archive's own sound, and counts as much as it is likely to be right.
@@ -60,16 +60,8 @@ class Setting:
         return self.example(tables, weight)
 
 
-def fused(examples: Sequence[Example], similarities: Sequence[Float32]) -> Evidence:
-    """The evidence of several examples, each with its similarities at the same places: their weighted mean."""
-    weights = np.array([example.weight for example in examples])
-    shares = weights / weights.sum()
-    distances = [e.background.distance(s) for e, s in zip(examples, similarities, strict=True)]
-    return Evidence(_float32(shares @ np.stack(distances)), _float32(shares @ np.stack(similarities)))
-
-
-def second_look(places: Stretches, first: Evidence, setting: Setting, weight_of_first: float = 1.0) -> Evidence:
-    """Evidence for places, best first, by the examples that gave `first` and by the best of the places.
+def second_look(places: Stretches, first: Evidence, setting: Setting) -> Evidence:
+    """Evidence for places, best first, by the query, which gave `first`, and by the best of the places.
 
     The best place, and the query itself where it is in the archive, are taken to be as like it as the likest of the
     others. What lies deeper than DEPTH is as like it as anything is.
@@ -84,7 +76,7 @@ def second_look(places: Stretches, first: Evidence, setting: Setting, weight_of_
     looked = places.take(np.arange(min(DEPTH, len(places))))
     second[: len(looked)] = similarity_at(again.tables, setting.view, looked, again.slack)
     second[: best + 1] = second[best + 1 :].max(initial=again.background.median)
-    return _beside(first, again, second, weight_of_first)
+    return _beside(first, again, second, 1.0)
 
 
 def marked(

@@ -7,7 +7,7 @@ from model.codebook import Codebook
 from model.tokens import TokenString
 from service.search import feedback, rescoring
 from service.search.calibration import Background, Evidence
-from service.search.feedback import Setting, embeddings_of, fused, marked, second_look
+from service.search.feedback import Setting, embeddings_of, marked, second_look
 from service.search.stretches import Stretches
 from tests.service.shards import FRAME_S, shard_of, unit, view_of
 
@@ -85,17 +85,6 @@ def test_what_is_not_looked_at_again_counts_as_anything_else(monkeypatch: pytest
     short = scores(*places)
     assert short[:2] == pytest.approx(whole[:2])
     assert short[2] < whole[2]
-
-
-def test_several_examples_count_by_their_weights() -> None:
-    _, _, setting = found((WORD, 10, 0.5))
-    tables = rescoring.make_tables(CODEBOOK.centroids[WORD], CODEBOOK)
-    one, other = setting.example(tables), setting.example(tables, weight=3.0)
-    similarity = [np.array([0.8], np.float32), np.array([0.4], np.float32)]
-    evidence = fused([one, other], similarity)
-    assert evidence.similarity.tolist() == pytest.approx([0.5])
-    assert evidence.distance == pytest.approx(one.background.distance(np.array([0.5], np.float32)), abs=1e-4)
-    assert fused([one], similarity[:1]).similarity.tolist() == pytest.approx([0.8])
 
 
 def test_what_is_like_a_right_hit_rises_and_what_is_like_a_wrong_one_falls() -> None:
