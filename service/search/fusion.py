@@ -12,6 +12,8 @@ import numpy.typing as npt
 from service.search.query import Query
 from service.search.rescoring import Float32, Tables
 
+MOST_STEP = 3  # frames of another example that one frame of the first may pass
+
 
 def averaged(queries: Sequence[Query]) -> Query:
     """One query of all examples, with the tokens and times of the first; itself where there is one.
@@ -34,21 +36,25 @@ def averaged(queries: Sequence[Query]) -> Query:
 
 @numba.njit(nogil=True, cache=True)
 def along(similarity: Float32) -> npt.NDArray[np.int64]:
-    """A column for each row of [rows, columns] along the best path of DTW from corner to corner: int64 [rows]."""
+    """A column for each row of [rows, columns], int64 [rows]: the path with the highest sum, begun and ended anywhere.
+
+    From one row to the next it stands still or goes on by one to MOST_STEP columns, as in `rescoring`: with one column
+    a row, no path gains by being longer.
+    """
     rows, columns = similarity.shape
-    total = np.full((rows + 1, columns + 1), -1e9)
-    total[0, 0] = 0.0
-    for i in range(rows):
+    total = np.full((rows, columns), -1e9)
+    back = np.zeros((rows, columns), np.int64)
+    total[0] = similarity[0]
+    for i in range(1, rows):
         for j in range(columns):
-            total[i + 1, j + 1] = similarity[i, j] + max(total[i, j], total[i, j + 1], total[i + 1, j])
+            best = j
+            for step in range(1, min(MOST_STEP, j) + 1):
+                if total[i - 1, j - step] > total[i - 1, best]:
+                    best = j - step
+            total[i, j] = similarity[i, j] + total[i - 1, best]
+            back[i, j] = best
     out = np.zeros(rows, np.int64)
-    i, j = rows - 1, columns - 1
-    while i >= 0:
-        out[i] = j
-        if total[i, j] >= total[i, j + 1] and total[i, j] >= total[i + 1, j]:
-            i, j = i - 1, max(0, j - 1)
-        elif total[i, j + 1] >= total[i + 1, j] or j == 0:
-            i -= 1
-        else:
-            j -= 1
+    out[-1] = total[-1].argmax()
+    for i in range(rows - 1, 0, -1):
+        out[i - 1] = back[i, out[i]]
     return out

@@ -1,5 +1,6 @@
 """Several examples as one query."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from model.codebook import Codebook
 from model.tokens import TokenString
 from service.search import rescoring
-from service.search.fusion import along, averaged
+from service.search.fusion import MOST_STEP, along, averaged
 from service.search.query import Query
 from tests.service.shards import FRAME_S, unit
 
@@ -54,25 +55,21 @@ def test_noise_that_examples_do_not_share_is_averaged_out() -> None:
 
 
 @hypothesis_settings(deadline=None, max_examples=50)
-@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 9))
+@given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 7))
 def test_the_path_is_one_of_the_best(seed: int, rows: int, columns: int) -> None:
     similarity = np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
     path = along(similarity)
-    assert path[-1] <= columns - 1
-    assert (np.diff(path) >= 0).all()
-    # Brute force: the best sum over all monotone paths from corner to corner that go through (row, path[row]).
-    best = {(0, 0): float(similarity[0, 0])}
-    back = {(rows - 1, columns - 1): 0.0}
-    for i in range(rows):
-        for j in range(columns):
-            before = [best[k] for k in ((i - 1, j), (i, j - 1), (i - 1, j - 1)) if k in best]
-            if before:
-                best[i, j] = float(similarity[i, j]) + max(before)
-    for i in reversed(range(rows)):
-        for j in reversed(range(columns)):
-            after = [back[k] + float(similarity[k]) for k in ((i + 1, j), (i, j + 1), (i + 1, j + 1)) if k in back]
-            if after:
-                back[i, j] = max(after)
-    total = best[rows - 1, columns - 1]
-    for i in range(rows):
-        assert best[i, int(path[i])] + back[i, int(path[i])] == pytest.approx(total, abs=1e-4)
+    assert ((np.diff(path) >= 0) & (np.diff(path) <= MOST_STEP)).all()
+    every = itertools.product(range(columns), itertools.product(range(MOST_STEP + 1), repeat=rows - 1))
+    paths = ((start, *(start + np.cumsum(steps, dtype=int)).tolist()) for start, steps in every)
+    best = max(float(similarity[range(rows), p].sum()) for p in paths if p[-1] < columns)
+    assert float(similarity[range(rows), path].sum()) == pytest.approx(best, abs=1e-4)
+
+
+def test_a_path_follows_another_speed() -> None:
+    rng = np.random.default_rng(3)
+    word = unit(rng, 12, 16)
+    assert along(word @ word.T).tolist() == list(range(12))
+    slow = along(word @ np.repeat(word, 2, axis=0).T)
+    assert (slow // 2).tolist() == list(range(12))
+    assert along(word[::2] @ word.T).tolist() == list(range(0, 12, 2))
