@@ -21,7 +21,7 @@ from service.search.localindex import Part, View
 from service.search.rescoring import Tables
 
 MOST_NEIGHBOURS, LEAST_NEIGHBOURS = 64, 8  # codes that vote for one token of the query
-MOST_VOTES = 4_000_000  # of a query, on average: a larger archive gets fewer neighbours
+MOST_VOTES = 16_000_000  # of a query, on average: a larger archive gets fewer neighbours
 SLACK = 0.75  # of the query's length, on each side of a window's middle
 LEAST_SLACK_FRAMES = 2
 MOST_CELLS = 40_000_000  # query frames times frames of windows: a long query says enough with fewer windows
@@ -103,7 +103,7 @@ def find(votes: Votes, view: View, alive: Sequence[Bool], depth: int) -> Windows
     found: list[Windows] = []
     least, kept = 0, np.zeros(0, np.int64)
     for number, (part, mask) in enumerate(zip(view.parts, alive, strict=True)):
-        windows = _of_part(votes, part, number, mask, least)
+        windows = _of_part(votes, part, number, mask, least, depth)
         found.append(windows)
         kept = np.concatenate([kept, windows.votes])
         if len(kept) > depth:
@@ -113,10 +113,15 @@ def find(votes: Votes, view: View, alive: Sequence[Bool], depth: int) -> Windows
 
 
 def best(windows: Windows, depth: int) -> Windows:
-    """The `depth` with the most votes; of equals the first."""
+    """The `depth` with the most votes, in the order they have."""
     if len(windows) <= depth:
         return windows
-    return windows.take(np.sort(np.argsort(-windows.votes, kind="stable")[:depth]))
+    return windows.take(_most(windows.votes, depth))
+
+
+def _most(votes: Int64, depth: int) -> Int64:
+    """Which `depth` of more are the highest, ascending."""
+    return np.asarray(np.sort(np.argpartition(-votes, depth - 1)[:depth]), np.int64)
 
 
 def everything(view: View, alive: Sequence[Bool]) -> Windows:
@@ -151,8 +156,8 @@ def slack(frames: int) -> int:
     return max(LEAST_SLACK_FRAMES, round(SLACK * frames))
 
 
-def _of_part(votes: Votes, part: Part, number: int, alive: Bool, least: int) -> Windows:
-    """Windows of one part with more than `least` votes."""
+def _of_part(votes: Votes, part: Part, number: int, alive: Bool, least: int, depth: int) -> Windows:
+    """The windows of one part with more than `least` votes, at most `depth` where all segments are alive."""
     shard, size = part.shard, 1 << votes.log2
     margin = votes.margin
     bins = -(-(shard.frames + 2 * margin) // size) + _RUN_BINS + 2
@@ -160,13 +165,17 @@ def _of_part(votes: Votes, part: Part, number: int, alive: Bool, least: int) -> 
     _vote(counts, shard.lists, shard.postings, votes.codes, votes.weights, votes.shifts + margin, votes.log2)
     at, height = np.empty(bins // 2 + 1, np.int64), np.empty(bins // 2 + 1, np.int64)
     peaks = _peaks(counts, least, at, height)
-    middle = ((at[:peaks] + 1) << votes.log2) - margin
+    at, height = at[:peaks], height[:peaks]
+    if peaks > depth and alive.all():
+        chosen = _most(height, depth)
+        at, height = at[chosen], height[chosen]
+    middle = ((at + 1) << votes.log2) - margin
     segment = shard.segment_of(middle)
     reach = slack(votes.frames) + size
     low = np.maximum(middle - reach, shard.first[segment])
     high = np.minimum(middle + reach, shard.first[segment + 1])
     there = alive[segment] & (high > low)
-    windows = Windows(np.full(peaks, number), segment, low, high, height[:peaks])
+    windows = Windows(np.full(len(at), number), segment, low, high, height)
     return windows.take(there)
 
 

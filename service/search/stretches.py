@@ -91,7 +91,7 @@ def distinct(stretches: Stretches) -> Stretches:
     """Best first, without those that overlap a better one of their segment."""
     order = np.lexsort((stretches.start, stretches.segment, stretches.part, -stretches.similarity))
     stretches = stretches.take(order)
-    _, group = np.unique(np.stack([stretches.part, stretches.segment]), axis=1, return_inverse=True)
+    _, group = np.unique(stretches.part << 40 | stretches.segment, return_inverse=True)
     group = np.asarray(group, np.int64).reshape(-1)
     groups = int(group.max()) + 1 if len(group) else 0
     return stretches.take(_clear(group, groups, stretches.start, stretches.end))
