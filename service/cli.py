@@ -19,12 +19,16 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from service.clips import Clip
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(tokenizers.app, name="tokenizer")
 app.command()(learning.train)
 app.command()(learning.export)
 app.command()(adapting.adapt)
 app.command()(evaluating.evaluate)
+
+AT_ONCE = 32  # clips of a search that share the work
 
 ArchiveOption = Annotated[str, typer.Option("--archive", "-a", help="name of the archive")]
 
@@ -102,7 +106,6 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Find every place where the term of each clip is said, or that of a stretch of an indexed recording."""
-    from service.clips import read_clip
     from service.deps import Backend
     from service.search.answer import Request
     from service.search.query import Reference
@@ -117,31 +120,43 @@ def search(
         backend = Backend.open(Settings())
         if recording is not None and start is not None and end is not None:
             request = Request([Reference(recording, start, end)], archive, limit, min_score, exact)
-            answer = search_out(backend.search.search(request))
+            remembered = search_out(backend.search.search(request))
             backend.close()
             if as_json:
-                print_line({"recording": recording, **answer.model_dump(mode="json")})
+                print_line({"recording": recording, **remembered.model_dump(mode="json")})
             else:
-                output.print_hits(recording, answer)
+                output.print_hits(recording, remembered)
             return
         clips = clips or []
-        for clip in clips:
-            try:
-                heard = read_clip(clip, backend.settings.max_query_s, start, end)
-                found = backend.search.search(Request([heard], archive, limit, min_score, exact))
-                answer = search_out(found)
-            except CLIP_ERRORS as error:
-                failed += 1
-                stderr.print(f"sayagain: {clip}: {code_of(error)}: {message_of(error)}", markup=False, soft_wrap=True)
-                if as_json:
-                    print_line({"file": str(clip), "error": {"code": code_of(error), "message": message_of(error)}})
-                continue
-            if as_json:
-                print_line({"file": str(clip), **answer.model_dump(mode="json")})
-            else:
-                output.print_hits(str(clip), answer)
+        for first in range(0, len(clips), AT_ONCE):
+            some = clips[first : first + AT_ONCE]
+            heard = [_read(clip, backend.settings.max_query_s, start, end) for clip in some]
+            asked = [Request([c], archive, limit, min_score, exact) for c in heard if not isinstance(c, Exception)]
+            found = iter(backend.search.search_many(asked) if asked else [])
+            for clip, one in zip(some, heard, strict=True):
+                answer = one if isinstance(one, Exception) else next(found)
+                if isinstance(answer, Exception):
+                    failed += 1
+                    code, message = code_of(answer), message_of(answer)
+                    stderr.print(f"sayagain: {clip}: {code}: {message}", markup=False, soft_wrap=True)
+                    if as_json:
+                        print_line({"file": str(clip), "error": {"code": code, "message": message}})
+                elif as_json:
+                    print_line({"file": str(clip), **search_out(answer).model_dump(mode="json")})
+                else:
+                    output.print_hits(str(clip), search_out(answer))
         backend.close()
     raise typer.Exit(0 if not failed else EXIT_FAILED if failed == len(clips) else EXIT_PARTLY)
+
+
+def _read(clip: Path, longest_s: float, start_s: float | None, end_s: float | None) -> Clip | Exception:
+    """A clip, or what is wrong with it."""
+    from service.clips import read_clip
+
+    try:
+        return read_clip(clip, longest_s, start_s, end_s)
+    except CLIP_ERRORS as error:
+        return error
 
 
 @app.command()

@@ -66,6 +66,46 @@ class SearchOut(_Out):
     searched: SearchedOut
 
 
+class ErrorBody(_Out):
+    """A stable code, one line for a person, and the field that is to blame where there is one."""
+
+    code: str
+    message: str
+    field: str | None = None
+
+
+class ErrorOut(_Out):
+    """Every error has this form."""
+
+    error: ErrorBody
+
+
+class MarkIn(BaseModel):
+    """A hit of an earlier answer that somebody has judged: seconds [start, end) of a recording."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recording: int
+    start: float = Field(ge=0.0)
+    end: float = Field(gt=0.0)
+
+
+class BatchAnswerOut(_Out):
+    """The answer to one clip of a batch, or what is wrong with the clip; `file` is its name as it was sent."""
+
+    file: str
+    answer: SearchOut | None = None
+    error: ErrorBody | None = None
+
+
+class BatchOut(_Out):
+    """Answers in the order of the clips."""
+
+    answers: list[BatchAnswerOut]
+    total_ms: float
+    queries_per_second: float
+
+
 class ArchiveOut(_Out):
     """An archive and what is in force in it."""
 
@@ -102,20 +142,6 @@ class RecordingsOut(_Out):
     archive: str
     recordings: list[RecordingOut]
     next_offset: int | None
-
-
-class ErrorBody(_Out):
-    """A stable code, one line for a person, and the field that is to blame where there is one."""
-
-    code: str
-    message: str
-    field: str | None = None
-
-
-class ErrorOut(_Out):
-    """Every error has this form."""
-
-    error: ErrorBody
 
 
 class HealthOut(_Out):

@@ -27,6 +27,8 @@ class Settings(BaseSettings):
     max_query_s: float = Field(default=60.0, gt=0, description="longest clip, in seconds")
     max_upload_mb: float = Field(default=64.0, gt=0, description="largest clip, in megabytes")
     max_clips: int = Field(default=10, ge=1, description="clips of one query")
+    max_batch: int = Field(default=100, ge=1, description="clips of one batch, each a query of its own")
+    max_marks: int = Field(default=50, ge=1, description="hits marked right, or wrong, of one refined query")
     candidate_depth: int = Field(default=2_000, ge=1, description="segments that the candidate stage hands on")
     rescore_depth: int = Field(default=2_000, ge=1, description="candidates, best aligned first, that are rescored")
 

@@ -78,7 +78,11 @@ class Clock:
 
     def __init__(self) -> None:
         self.ms = dict.fromkeys(STAGES, 0.0)
-        self._started = self._last = time.perf_counter()
+        self._last = time.perf_counter()
+
+    def resume(self) -> None:
+        """What has passed since the last lap counts to nothing: others had their turn."""
+        self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
         """What has passed since the last lap counts to a stage."""
@@ -89,4 +93,4 @@ class Clock:
     def timing(self) -> Timing:
         """So far."""
         rounded = {stage: round(ms, 2) for stage, ms in self.ms.items()}
-        return Timing(**rounded, total=round((time.perf_counter() - self._started) * 1e3, 2))
+        return Timing(**rounded, total=round(sum(self.ms.values()), 2))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -15,17 +17,19 @@ from sqlalchemy import Connection, Engine
 from indexer import database, store
 from model.codebook import Codebook
 from model.tokenizer import Tokenizer
+from model.tokens import TokenString
 from service.clips import Clip
-from service.errors import ArchiveNotReady
+from service.errors import CLIP_ERRORS, ArchiveNotReady
 from service.search import calibration, cascade, rescoring
 from service.search.answer import Answer, Clock, Request
 from service.search.cascade import SearchSettings
 from service.search.feedback import Setting, marked
 from service.search.fusion import averaged
 from service.search.localindex import LocalIndex, View
-from service.search.query import Query, Reference, hear, locate, remember
+from service.search.query import Place, Query, Reference, hear, locate, remember
 from service.search.ranking import Ranking, named, rank
-from service.search.stretches import Stretches
+
+MOST_THREADS = 4  # of one batch
 
 Bool = npt.NDArray[np.bool_]
 
@@ -41,6 +45,19 @@ class _Session:
     @property
     def view(self) -> View:
         return self.setting.view
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A question that has been heard: its queries, what may not be found, and what was judged."""
+
+    request: Request
+    queries: list[Query]
+    excluded: set[int]
+    none_of: list[Place]
+    right: list[TokenString]
+    wrong: list[TokenString]
+    clock: Clock
 
 
 class SearchEngine:
@@ -73,28 +90,67 @@ class SearchEngine:
         Raises NoSpeech for a clip; RecordingNotFound, BadStretch, QueryTooLong for a stretch of a recording;
         ArchiveNotFound, ArchiveNotReady, TokenizerMismatch for the archive.
         """
-        clock = Clock()
+        (answer,) = self.search_many([request])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def search_many(self, requests: Sequence[Request]) -> list[Answer | Exception]:
+        """Answers to several questions about one archive, which they see at one moment; cores share the work.
+
+        A question whose clip or stretch is amiss has its exception in the answer's place. Raises ArchiveNotFound,
+        ArchiveNotReady, TokenizerMismatch; ValueError where the questions are about several archives.
+        """
+        if len({request.archive for request in requests}) != 1:
+            raise ValueError("questions are asked of one archive at a time")
         with database.connect(self.database) as connection:
-            session = self._open(connection, request.archive)
+            clock = Clock()
+            session = self._open(connection, requests[0].archive)
             clock.lap("candidates")
-            queries = [self._hear(example, connection, session) for example in request.examples]
-            clock.lap("tokenize")
-            excluded = store.recording_ids(connection, session.archive.id, request.exclude)
-            judged = [
-                [locate(r, connection, session.archive.id, session.tokenizer.info.frame_seconds) for r in some]
-                for some in (request.right, request.wrong)
+            asked: list[_Asked | Exception] = []
+            for number, request in enumerate(requests):
+                try:
+                    asked.append(self._heard(request, connection, session, Clock() if number else clock))
+                except (*CLIP_ERRORS, store.RecordingNotFound) as error:
+                    asked.append(error)
+            heard = [one for one in asked if isinstance(one, _Asked)]
+            if len(heard) == 1:
+                rankings = [self._ranked(heard[0], session)]
+            else:
+                with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
+                    rankings = list(threads.map(lambda one: self._ranked(one, session), heard))
+            ranked = iter(rankings)
+            return [
+                one if isinstance(one, Exception) else _answer(one, next(ranked), session, connection) for one in asked
             ]
-            clock.lap("candidates")
-            places, evidence = self._find(queries, request, session, excluded, clock)
-            if request.right or request.wrong:
-                right, wrong = ([tokens for _, tokens in some] for some in judged)
-                evidence = marked(places, evidence, session.setting, right, wrong)
-            asked = [query.place for query in queries if query.place is not None]
-            ranking = rank(places, evidence, session.view, request, asked + [place for place, _ in judged[1]])
-            hits = named(ranking, queries, session.view, connection)
-            clock.lap("rescoring")
-        archive = session.archive
-        return Answer(queries[0], hits, clock.timing(), archive.recordings, archive.hours, session.tokenizer.info.name)
+
+    def _heard(self, request: Request, connection: Connection, session: _Session, clock: Clock) -> _Asked:
+        """All of a question that the tokenizer and the database have to do with."""
+        clock.resume()
+        queries = [self._hear(example, connection, session) for example in request.examples]
+        clock.lap("tokenize")
+        excluded = store.recording_ids(connection, session.archive.id, request.exclude)
+        frame_s = session.tokenizer.info.frame_seconds
+        right, wrong = (
+            [locate(reference, connection, session.archive.id, frame_s) for reference in judged]
+            for judged in (request.right, request.wrong)
+        )
+        none_of = [query.place for query in queries if query.place is not None] + [place for place, _ in wrong]
+        clock.lap("candidates")
+        return _Asked(request, queries, excluded, none_of, [t for _, t in right], [t for _, t in wrong], clock)
+
+    def _ranked(self, asked: _Asked, session: _Session) -> Ranking:
+        """The cascade itself, which asks no database: threads may run it side by side."""
+        clock, setting = asked.clock, session.setting
+        clock.resume()
+        alive = [_without(part.alive, part.shard.recording, asked.excluded) for part in setting.view.parts]
+        query = averaged(asked.queries)
+        places, evidence = cascade.find(query, setting, alive, self.settings, asked.request.exact, clock)
+        if asked.right or asked.wrong:
+            evidence = marked(places, evidence, setting, asked.right, asked.wrong)
+        ranking = rank(places, evidence, setting.view, asked.request, asked.none_of)
+        clock.lap("rescoring")
+        return ranking
 
     def _open(self, connection: Connection, name: str) -> _Session:
         archive = store.get_archive(connection, name)
@@ -133,12 +189,13 @@ class SearchEngine:
         longest_s = self.settings.longest_reference_s
         return remember(example, connection, session.archive.id, codebook, frame_s, longest_s)
 
-    def _find(
-        self, queries: Sequence[Query], request: Request, session: _Session, excluded: set[int], clock: Clock
-    ) -> tuple[Stretches, calibration.Evidence]:
-        """Places that may be right, the likest first, and what speaks for each."""
-        alive = [_without(part.alive, part.shard.recording, excluded) for part in session.view.parts]
-        return cascade.find(averaged(queries), session.setting, alive, self.settings, request.exact, clock)
+
+def _answer(asked: _Asked, ranking: Ranking, session: _Session, connection: Connection) -> Answer:
+    asked.clock.resume()
+    hits = named(ranking, asked.queries, session.view, connection)
+    asked.clock.lap("rescoring")
+    archive, timing = session.archive, asked.clock.timing()
+    return Answer(asked.queries[0], hits, timing, archive.recordings, archive.hours, session.tokenizer.info.name)
 
 
 def _without(alive: Bool, recording: npt.NDArray[np.int64], excluded: set[int]) -> Bool:
