@@ -64,8 +64,7 @@ def measure(task: str, arguments: argparse.Namespace) -> list[str]:
         if has_times:
             runs.append(("in its sentence", ["--in-context", "--folder", str(folder)], {}))
         runs += [
-            (f"isolated, {depth} candidates by keys", [], {"SAYAGAIN_CANDIDATE_DEPTH": str(depth)})
-            for depth in arguments.depth
+            (f"isolated, {depth} candidates", [], {"SAYAGAIN_CANDIDATE_DEPTH": str(depth)}) for depth in arguments.depth
         ]
         speeds = []
         for what, words, settings in runs:
@@ -89,9 +88,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--task", nargs="+", default=["english", "malayalam"])
     parser.add_argument("--baseline", action="store_true", help="measure MFCC subsequence DTW as well")
-    parser.add_argument(
-        "--depth", type=int, nargs="*", default=[200], help="also with so few candidates, chosen by keys"
-    )
+    parser.add_argument("--depth", type=int, nargs="*", default=[200], help="also with so few candidates")
     parser.add_argument("--codes", action="store_true", help="index with product quantiser codes")
     parser.add_argument("--reports", type=Path, help="write each task's report, with its plots, below this folder")
     parser.add_argument("--tokenizer", help="an ONNX file other than the default")
