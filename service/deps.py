@@ -49,6 +49,7 @@ class Backend:
             registry.find,
             settings.home_path / "index",
         )
+        search.index.clear_unused()
         return cls(settings, engine, search)
 
     def connect(self) -> AbstractContextManager[Connection]:
