@@ -58,7 +58,7 @@ def rows(engine: Engine, archive: str = "radio", ids: bool = False) -> list[tupl
     with engine.connect() as connection:
         found = connection.execute(
             text("""
-                SELECT recording.id, recording.name, content_sha256, duration_s, position, start_s, frames, tokens, keys
+                SELECT recording.id, recording.name, content_sha256, duration_s, position, start_s, frames, tokens
                 FROM recording JOIN segment ON segment.recording_id = recording.id
                 JOIN archive ON archive.id = recording.archive_id
                 WHERE archive.name = :archive ORDER BY recording.name, position
