@@ -60,6 +60,11 @@ class Codebook:
         return len(self.centroids)
 
     @property
+    def parts(self) -> int:
+        """M, bytes of codes a frame; 0 without a product quantiser."""
+        return 0 if self.pq is None else len(self.pq)
+
+    @property
     def dim(self) -> int:
         """Dimensions of an embedding."""
         return int(self.centroids.shape[1])

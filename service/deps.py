@@ -12,7 +12,8 @@ from sqlalchemy import Connection, Engine
 
 from indexer import database
 from service.registry import Registry
-from service.search.engine import SearchEngine, SearchSettings
+from service.search.cascade import SearchSettings
+from service.search.engine import SearchEngine
 from service.settings import Settings
 
 

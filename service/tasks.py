@@ -24,10 +24,9 @@ from service.evaluation.querylist import read_queries
 from service.evaluation.references import read_references
 from service.evaluation.report import Report, curves_json
 from service.evaluation.tasks import TaskQuery, read_task
-from service.search.answer import Answer, Request
+from service.search.answer import STAGES, Answer, Request
 
 LIMIT = 1_000  # hits asked for per query
-STAGES = ("tokenize", "candidates", "alignment", "rescoring", "total")
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def run(
         figures=figures_of(by_level, threshold),
         median_ms={
             name: round(float(np.median([getattr(a.timing_ms, name) for a in stages.values()])), 2) if stages else 0.0
-            for name in STAGES
+            for name in (*STAGES, "total")
         },
         failed=failed,
         levels=by_level,

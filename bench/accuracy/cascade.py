@@ -96,9 +96,8 @@ def by_windows(
 ) -> tuple[Stretches, Float32]:
     """Windows as places, each with a score made from its part's ids."""
     scores = np.zeros(len(windows), np.float32)
-    for number in np.unique(windows.part):
-        those = np.flatnonzero(windows.part == number)
-        scores[those] = score(view.parts[number].shard.ids, windows.take(those))
+    for those, shard in view.shards_of(windows.part):
+        scores[those] = score(shard.ids, windows.take(those))
     return Stretches(windows.part, windows.segment, windows.low, windows.high, scores), scores
 
 
@@ -168,7 +167,7 @@ def examples_of(archive: Archive, task: TaskQuery, query: Query, backend: Backen
     mean = archive.precision(rest, mean_places, mean_evidence.scores)
     out[f"{EXAMPLES} examples, mean of their embeddings along DTW (ships)"] = mean
     apart = [cascade.find(one, setting, alive, settings, False, clock) for one in heard]
-    all_places = stretches.joined([p for p, _ in apart])
+    all_places = Stretches.joined([p for p, _ in apart])
     out[f"{EXAMPLES} examples, best score of each place"] = archive.precision(
         rest, all_places, np.concatenate([e.scores for _, e in apart])
     )
@@ -213,7 +212,7 @@ def _evidence_of_all(
     """Places that any of the examples finds, and what they say of each together: the mean of their evidence."""
     setting, settings = archive.setting, cascade.SearchSettings()
     places = stretches.distinct(
-        stretches.joined([cascade.find(one, setting, alive, settings, False, Clock())[0] for one in heard])
+        Stretches.joined([cascade.find(one, setting, alive, settings, False, Clock())[0] for one in heard])
     )
     examples = [setting.example(one.tables) for one in heard]
     similarity = [stretches.similarity_at(e.tables, setting.view, places, e.slack) for e in examples]
@@ -231,8 +230,7 @@ def opened(backend: Backend, name: str, task: Path, folder: Path) -> Archive:
         archive = store.get_archive(connection, name)
         assert archive.codebook_id is not None
         codebook = store.load_codebook(connection, archive.codebook_id)
-        parts = 0 if codebook.pq is None else len(codebook.pq)
-        view = backend.search.index.view(connection, archive, codebook.sha256, parts)
+        view = backend.search.index.view(connection, archive, codebook)
         names = {r.id: r.name for r in store.list_recordings(connection, archive.id, 10**9)}
     tasks = read_task(task)
     heard = [hear(read_clip(task.parent / q.clip, 60.0), backend.search.tokenizer, codebook) for q in tasks]

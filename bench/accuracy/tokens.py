@@ -55,17 +55,16 @@ def tokenize(recordings: Recordings, size: int | None, threads: int = THREADS, g
     everything, offsets = recordings.embeddings, recordings.offsets
     with threadpool_limits(threads, user_api="blas"):
         codebook = given or fit_codebook(everything, size or codebook_size(len(everything)), parts=PQ_PARTS)
-    parts = 0 if codebook.pq is None else len(codebook.pq)
 
     def one(number: int) -> TokenString:
         part = everything[offsets[number] : offsets[number + 1]]
         ids = codebook.tokenize(part)
-        codes = codebook.encode(part, ids) if parts else None
+        codes = codebook.encode(part, ids) if codebook.parts else None
         return TokenString.from_frames(ids, recordings.frame_seconds, 0.0, codes)
 
     with pool(threads) as workers:
         strings = list(workers.map(one, range(len(recordings.names))))
-    codes = rescoring.gather(strings, parts)
+    codes = rescoring.gather(strings, codebook.parts)
     counts = np.concatenate([[0], np.cumsum([len(string) for string in strings])]).astype(np.int64)
     first_frame = np.concatenate([string.boundaries for string in strings])
     return Tokens(codebook, codes.ids, codes.pq, np.concatenate([s.ids for s in strings]), counts, first_frame)

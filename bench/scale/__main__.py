@@ -43,8 +43,7 @@ EXACT_QUERIES = {10.0: 60, 100.0: 40, 1_000.0: 16, 5_000.0: 4}
 
 def real_archive(home: Path, speech: Path, task: Path) -> tuple[Real, dict[str, int], float]:
     """The archive that is grown, its recordings' ids by name, and its bytes an hour in the database."""
-    url = None
-    engine = database.open_engine(home, url)
+    engine = database.open_engine(home, None)
     database.migrate(engine)
     with database.connect(engine) as connection:
         there = ARCHIVE in {archive.name for archive in store.list_archives(connection)}
@@ -55,9 +54,7 @@ def real_archive(home: Path, speech: Path, task: Path) -> tuple[Real, dict[str, 
         size = next(a.bytes for a in store.list_archives(connection) if a.name == ARCHIVE)
         assert archive.codebook_id is not None
         codebook = store.load_codebook(connection, archive.codebook_id)
-        view = LocalIndex(None).view(
-            connection, archive, codebook.sha256, 0 if codebook.pq is None else len(codebook.pq)
-        )
+        view = LocalIndex(None).view(connection, archive, codebook)
         ids = {r.name: r.id for r in store.list_recordings(connection, archive.id, 10**9)}
     engine.dispose()
     return Real([part.shard for part in view.parts], codebook), ids, (size - codebook.centroids.nbytes) / archive.hours

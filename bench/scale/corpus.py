@@ -26,7 +26,7 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Real:
-    """A real archive: its shards, and the token strings of places that the task names."""
+    """A real archive: its shards and its codebook."""
 
     shards: Sequence[Shard]
     codebook: Codebook

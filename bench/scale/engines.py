@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -225,6 +224,3 @@ class Tantivy:
 
 def _words(keys: npt.NDArray[np.int16]) -> str:
     return " ".join(f"k{key & 0xFFFF}" for key in keys.tolist())
-
-
-Make = Callable[[], CandidateEngine]

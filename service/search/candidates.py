@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from model.tokens import TokenString
 from service.search.localindex import Part, View
+from service.search.located import Int64, Located
 from service.search.rescoring import Tables
 
 MOST_NEIGHBOURS, LEAST_NEIGHBOURS = 64, 8  # codes that vote for one token of the query
@@ -30,7 +31,6 @@ HEAVIEST = 1 << 20  # what the heaviest votes of all tokens weigh together
 _LEAST_LOG2, _MOST_LOG2 = 3, 6  # of a bin's frames
 _RUN_BINS = 64  # looked through at once
 
-Int64 = npt.NDArray[np.int64]
 UInt32 = npt.NDArray[np.uint32]
 Bool = npt.NDArray[np.bool_]
 
@@ -55,21 +55,12 @@ class Votes:
 
 
 @dataclass(frozen=True)
-class Windows:
+class Windows(Located):
     """Frames [low, high) of a `segment` of a `part` of the view, and their `votes`; int64 [windows]."""
 
-    part: Int64
-    segment: Int64
     low: Int64
     high: Int64
     votes: Int64
-
-    def __len__(self) -> int:
-        return len(self.part)
-
-    def take(self, chosen: npt.NDArray[np.integer] | Bool) -> Windows:
-        """Some of them."""
-        return Windows(*(getattr(self, n)[chosen] for n in ("part", "segment", "low", "high", "votes")))
 
 
 def neighbours(view: View, tokens: int, codebook_size: int) -> int:
@@ -109,7 +100,7 @@ def find(votes: Votes, view: View, alive: Sequence[Bool], depth: int) -> Windows
         if len(kept) > depth:
             kept = np.partition(kept, len(kept) - depth)[len(kept) - depth :]
             least = int(kept[0])
-    return best(joined(found), depth)
+    return best(Windows.joined(found), depth)
 
 
 def best(windows: Windows, depth: int) -> Windows:
@@ -136,14 +127,7 @@ def everything(view: View, alive: Sequence[Bool]) -> Windows:
                 np.zeros(len(segment), np.int64),
             )
         )  # fmt: skip
-    return joined(found)
-
-
-def joined(windows: Sequence[Windows]) -> Windows:
-    """All of them in one."""
-    names = ("part", "segment", "low", "high", "votes")
-    none = np.zeros(0, np.int64)
-    return Windows(*(np.concatenate([none, *(getattr(w, name) for w in windows)]) for name in names))
+    return Windows.joined(found)
 
 
 def depth_for(frames: int, depth: int) -> int:

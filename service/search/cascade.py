@@ -65,8 +65,7 @@ def _narrowed(query: Query, view: View, windows: Windows, depth: int) -> Windows
     if len(windows) <= depth:
         return windows
     similarity = np.zeros(len(windows), np.float32)
-    for number in np.unique(windows.part):
-        those = np.flatnonzero(windows.part == number)
-        texts = alignment.texts(view.parts[number].shard.ids, windows.low[those], windows.high[those])
+    for those, shard in view.shards_of(windows.part):
+        texts = alignment.texts(shard.ids, windows.low[those], windows.high[those])
         similarity[those] = alignment.align(query.tokens.ids, texts)
     return windows.take(np.sort(np.lexsort((-windows.votes, -similarity))[:depth]))

@@ -158,8 +158,7 @@ class SearchEngine:
         if archive.codebook_id is None or archive.recordings == 0:
             raise ArchiveNotReady(f"nothing has been indexed into the archive {archive.name!r} yet", "archive")
         codebook = self._codebook(connection, archive.codebook_id)
-        parts = 0 if codebook.pq is None else len(codebook.pq)
-        view = self.index.view(connection, archive, codebook.sha256, parts)
+        view = self.index.view(connection, archive, codebook)
         with self._lock:
             sample = self._samples.get(view)
         if sample is None:
@@ -202,6 +201,3 @@ def _without(alive: Bool, recording: npt.NDArray[np.int64], excluded: set[int]) 
     if not excluded:
         return alive
     return alive & ~np.isin(recording, np.fromiter(excluded, np.int64, len(excluded)))
-
-
-__all__ = ["Ranking", "Request", "SearchEngine", "SearchSettings"]

@@ -26,8 +26,10 @@ import numpy.typing as npt
 from sqlalchemy import Connection
 
 from indexer import store
+from model.codebook import Codebook
 from model.tokens import TokenString
 from service.search import shard
+from service.search.located import Int64
 from service.search.shard import Shard, StoredSegment
 
 log = logging.getLogger(__name__)
@@ -57,11 +59,6 @@ class View:
     parts: tuple[Part, ...]
 
     @property
-    def frames(self) -> int:
-        """Of all shards, those of recordings that are gone included."""
-        return sum(part.shard.frames for part in self.parts)
-
-    @property
     def postings(self) -> int:
         """Of all shards."""
         return sum(len(part.shard.postings) for part in self.parts)
@@ -70,6 +67,11 @@ class View:
     def bytes(self) -> int:
         """Of all arrays."""
         return sum(array.nbytes for part in self.parts for array in part.shard.arrays().values())
+
+    def shards_of(self, part: Int64) -> Iterator[tuple[Int64, Shard]]:
+        """For each part that occurs in `part` [entries]: which entries have it, and its shard."""
+        for number in np.unique(part):
+            yield np.flatnonzero(part == number), self.parts[number].shard
 
 
 class LocalIndex:
@@ -82,9 +84,9 @@ class LocalIndex:
         self._locks: dict[tuple[int, str], threading.Lock] = {}
         self._lock = threading.Lock()
 
-    def view(self, connection: Connection, archive: store.ArchiveInfo, codebook_sha256: str, parts: int) -> View:
-        """The archive as the database has it at `archive.revision`, or later; `parts` is M of the codebook."""
-        key = (archive.id, codebook_sha256)
+    def view(self, connection: Connection, archive: store.ArchiveInfo, codebook: Codebook) -> View:
+        """The archive as the database has it at `archive.revision`, or later; `codebook` is the one in force."""
+        key = (archive.id, codebook.sha256)
         with self._lock:
             known = self._views.get(key)
             if known is not None and known.revision >= archive.revision:
@@ -96,7 +98,7 @@ class LocalIndex:
                 known = self._views.get(key)
             if known is not None and known.revision >= archive.revision:
                 return known
-            view = self._synchronised(connection, archive, codebook_sha256, parts, known)
+            view = self._synchronised(connection, archive, codebook, known)
             with self._lock:
                 self._views[key] = view
                 self._views.move_to_end(key)
@@ -107,16 +109,16 @@ class LocalIndex:
             return view
 
     def _synchronised(
-        self, connection: Connection, archive: store.ArchiveInfo, codebook_sha256: str, parts: int, known: View | None
+        self, connection: Connection, archive: store.ArchiveInfo, codebook: Codebook, known: View | None
     ) -> View:
         revision, wanted = store.fingerprints(connection, archive.id)
-        folder = self._prepared(archive, codebook_sha256)
+        folder = self._prepared(archive, codebook.sha256)
         with _locked(folder):
             held = list(known.parts) if known is not None else []
             if folder is not None:
-                held = _from_folder(folder, held, archive.codebook_size, parts)
+                held = _from_folder(folder, held, codebook.size, codebook.parts)
             held, lacking = _compared(held, wanted)
-            fresh = list(_read(connection, lacking, archive.codebook_size, parts))
+            fresh = list(_read(connection, lacking, codebook.size, codebook.parts))
             held = _compacted(held, fresh, folder)
         return View(revision, tuple(held))
 

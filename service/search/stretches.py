@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numba
 import numpy as np
@@ -13,27 +13,23 @@ from model.tokens import TokenString
 from service.search import rescoring
 from service.search.candidates import Windows
 from service.search.localindex import View
+from service.search.located import Int64, Located
 from service.search.rescoring import Float32, Tables
-
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Stretches:
+class Stretches(Located):
     """Frames [start, end) of a `segment` of a `part` of the view, with their `similarity`; arrays [stretches]."""
 
-    part: Int64
-    segment: Int64
     start: Int64
     end: Int64
     similarity: Float32
 
-    def __len__(self) -> int:
-        return len(self.part)
-
-    def take(self, chosen: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Stretches:
-        """Some of them."""
-        return Stretches(*(getattr(self, n)[chosen] for n in ("part", "segment", "start", "end", "similarity")))
+    @classmethod
+    def nothing(cls) -> Self:
+        """No stretch."""
+        none = np.zeros(0, np.int64)
+        return cls(none, none, none, none, np.zeros(0, np.float32))
 
     def tokens(self, view: View, number: int) -> TokenString:
         """The token string of one."""
@@ -51,34 +47,21 @@ class Times:
     end_s: npt.NDArray[np.float64]
 
 
-def joined(stretches: Sequence[Stretches]) -> Stretches:
-    """All of them in one."""
-    names = ("part", "segment", "start", "end", "similarity")
-    return Stretches(*(np.concatenate([getattr(s, name) for s in stretches]) for name in names))
-
-
 def rescore(tables: Tables, view: View, windows: Windows, per_window: int = 1) -> Stretches:
     """The best matches within each window, at most `per_window`."""
-    found = [
-        Stretches(
-            np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64),
-            np.zeros(0, np.float32),
-        )
-    ]  # fmt: skip
-    for number in np.unique(windows.part):
-        those, shard = np.flatnonzero(windows.part == number), view.parts[number].shard
+    found = []
+    for those, shard in view.shards_of(windows.part):
         low, high = windows.low[those], windows.high[those]
         m = rescoring.match_regions(tables, shard.ids, shard.pq, low, high, per_window)
         region = those[m.region]
         found.append(Stretches(windows.part[region], windows.segment[region], m.start, m.end, m.similarity))
-    return joined(found)
+    return Stretches.joined(found)
 
 
 def similarity_at(tables: Tables, view: View, stretches: Stretches, slack: int) -> Float32:
     """How like another example each stretch is, give or take `slack` frames on each side: float32 [stretches]."""
     out = np.zeros(len(stretches), np.float32)
-    for number in np.unique(stretches.part):
-        those, shard = np.flatnonzero(stretches.part == number), view.parts[number].shard
+    for those, shard in view.shards_of(stretches.part):
         segment = stretches.segment[those]
         low = np.maximum(stretches.start[those] - slack, shard.first[segment])
         high = np.minimum(stretches.end[those] + slack, shard.first[segment + 1])
@@ -118,8 +101,7 @@ def times_of(stretches: Stretches, view: View) -> Times:
     """Recordings and seconds of stretches."""
     count = len(stretches)
     out = Times(np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count), np.zeros(count))
-    for number in np.unique(stretches.part):
-        those, shard = np.flatnonzero(stretches.part == number), view.parts[number].shard
+    for those, shard in view.shards_of(stretches.part):
         segment = stretches.segment[those]
         out.recording[those], out.fingerprint[those] = shard.recording[segment], shard.fingerprint[segment]
         origin = shard.start_s[segment] - shard.first[segment] * shard.frame_seconds

@@ -17,7 +17,8 @@ from model.tokenizer import Tokenizer
 from service import adapting, registry, retokenizing
 from service.clips import read_clip
 from service.retokenizing import RetokenizeFailed
-from service.search.engine import Request, SearchEngine
+from service.search.answer import Request
+from service.search.engine import SearchEngine
 from tests.conftest import _fresh, database_url
 from tests.service.conftest import DEMO
 from tests.training.students import random_student, write_tokenizer

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from service.app import create_app
 from service.clips import read_clip
 from service.deps import Backend
-from service.search.engine import Request
+from service.search.answer import Request
 from service.settings import Settings
 from tests.service.conftest import DEMO
 from tests.service.sounds import encode

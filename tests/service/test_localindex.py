@@ -64,7 +64,7 @@ def put(connection: Connection, name: str, seed: int = 0, segments: int = 2, fra
 def look(index: LocalIndex, connection: Connection) -> View:
     archive = store.get_archive(connection, "radio")
     assert archive.codebook_id is not None
-    return index.view(connection, archive, store.load_codebook(connection, archive.codebook_id).sha256, 0)
+    return index.view(connection, archive, store.load_codebook(connection, archive.codebook_id))
 
 
 def held(view: View) -> Contents:

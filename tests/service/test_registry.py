@@ -16,7 +16,8 @@ from model.tokenizer import Tokenizer, TokenizerError
 from service import registry
 from service.clips import Clip
 from service.registry import Registry, files, keep, resolve
-from service.search.engine import Request, SearchEngine
+from service.search.answer import Request
+from service.search.engine import SearchEngine
 from tests.conftest import ToneFile
 from tests.model.test_contract import tiny
 
