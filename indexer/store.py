@@ -93,7 +93,7 @@ class ArchiveInfo:
 
 @dataclass(frozen=True)
 class RecordingInfo:
-    """A recording; `path` is where the file was when it was indexed."""
+    """A recording; `path` is where the file was when it was indexed, `bytes` and `mtime_ns` what it was like."""
 
     id: int
     name: str
@@ -102,6 +102,7 @@ class RecordingInfo:
     sha256: str
     indexed_at: datetime
     path: str
+    mtime_ns: int
 
     @property
     def fingerprint(self) -> int:
@@ -135,7 +136,7 @@ _ARCHIVE = """
 """
 # The first 64 bits of the content's hash: `RecordingInfo.fingerprint`.
 _FINGERPRINT = "CAST(CAST('x' || encode(substring(content_sha256 FOR 8), 'hex') AS bit(64)) AS bigint)"
-_RECORDING = "SELECT id, name, duration_s, bytes, content_sha256, indexed_at, path FROM recording"
+_RECORDING = "SELECT id, name, duration_s, bytes, content_sha256, indexed_at, path, mtime_ns FROM recording"
 
 
 def get_archive(connection: Connection, name: str) -> ArchiveInfo:
@@ -349,8 +350,9 @@ def segments_of(connection: Connection, recordings: Sequence[int]) -> list[Marke
 
 def _recording(row: Row[Any]) -> RecordingInfo:
     return RecordingInfo(
-        row.id, row.name, row.duration_s, row.bytes, row.content_sha256.hex(), row.indexed_at, os.fsdecode(row.path)
-    )
+        row.id, row.name, row.duration_s, row.bytes, row.content_sha256.hex(), row.indexed_at, os.fsdecode(row.path),
+        row.mtime_ns,
+    )  # fmt: skip
 
 
 def storable(value: str) -> str:

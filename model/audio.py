@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,8 @@ import numpy.typing as npt
 
 SAMPLE_RATE = 16_000  # Hz, of everything after this module
 CHUNK_SAMPLES = 10 * SAMPLE_RATE  # 10 s a chunk: large enough to be fast, small enough to forget
+NEAR_S = 10.0  # so near to the beginning, a stretch is read from there
+SETTLE_S = 1.0  # of sound before a stretch, which a decoder needs after a jump
 
 Samples = npt.NDArray[np.float32]
 Source = str | os.PathLike[str] | bytes | BinaryIO
@@ -104,7 +107,7 @@ def read_chunks(source: Source, chunk_samples: int = CHUNK_SAMPLES) -> Iterator[
         parts: list[Samples] = []
         held = 0
         total = 0
-        for block in _decoded_blocks(container):
+        for block in _mixed(_decoded_frames(container)):
             parts.append(block)
             held += len(block)
             total += len(block)
@@ -120,10 +123,54 @@ def read_chunks(source: Source, chunk_samples: int = CHUNK_SAMPLES) -> Iterator[
             yield np.concatenate(parts)
 
 
-def _decoded_blocks(container: av.container.InputContainer) -> Iterator[Samples]:
-    """Mono float32 blocks at 16 kHz, finite and within [-1, 1]."""
+def read_between(source: Source, start_s: float, end_s: float) -> Samples:
+    """What `read` would give from `start_s` to `end_s`, or as much of it as there is: float32 [samples].
+
+    Goes straight to the place where the container can. That is exact to some milliseconds, or as exact as the
+    container's times are: sound that is missing in the middle is missing in the samples, not in the times.
+    Raises AudioError like `read_chunks`.
+    """
+    if start_s > NEAR_S:
+        with _open(source) as container:
+            found = _read_sought(container, start_s, end_s)
+        if found is not None:
+            return found
+    return read(source, end_s)[round(start_s * SAMPLE_RATE) :]
+
+
+def _read_sought(container: av.container.InputContainer, start_s: float, end_s: float) -> Samples | None:
+    """A stretch after a seek; None where the container cannot tell where it is."""
+    if not container.streams.audio:
+        raise AudioEmpty("there is no audio stream in it")
     stream = container.streams.audio[0]
-    mixer = _Mixer()
+    if stream.time_base is None:
+        return None
+    zero_s = float((stream.start_time or 0) * stream.time_base)
+    try:
+        container.seek(int((zero_s + start_s - SETTLE_S) / stream.time_base), stream=stream)
+        frames = _decoded_frames(container)
+        frame = next(frames, None)
+        if frame is None or frame.time is None:
+            return None
+        began = round((frame.time - zero_s) * SAMPLE_RATE)
+        low, high = round(start_s * SAMPLE_RATE) - began, round(end_s * SAMPLE_RATE) - began
+        if low < 0:
+            return None
+        parts: list[Samples] = []
+        held = 0
+        for block in _mixed(chain([frame], frames)):
+            parts.append(block)
+            held += len(block)
+            if held >= high:
+                break
+    except (av.FFmpegError, AudioError):
+        return None
+    return np.concatenate(parts)[low:high] if parts else None
+
+
+def _decoded_frames(container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
+    """Frames as they come; what is broken on the way is left out, and the recording ends where it breaks off."""
+    stream = container.streams.audio[0]
     decoded = 0
     packets = container.demux(stream)
     while True:
@@ -140,9 +187,16 @@ def _decoded_blocks(container: av.container.InputContainer) -> Iterator[Samples]
             raise AudioUndecodable("not audio that can be decoded") from error
         for frame in frames:
             decoded += frame.samples
-            yield from mixer.take(frame)
+            yield frame
     if decoded == 0 and container.size > 0 and stream.codec_context is not None and stream.frames != 0:
         raise AudioUndecodable("not one packet of it could be decoded")
+
+
+def _mixed(frames: Iterable[av.AudioFrame]) -> Iterator[Samples]:
+    """Mono float32 blocks at 16 kHz, finite and within [-1, 1]."""
+    mixer = _Mixer()
+    for frame in frames:
+        yield from mixer.take(frame)
     yield from mixer.finish()
 
 

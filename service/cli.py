@@ -6,13 +6,14 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 3 done with some files failed (listed
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service import adapting, evaluating, learning, output, registry, tokenizers
-from service.console import JsonOption, failing, print_line, stderr
+from service.console import JsonOption, Rescore, RescoreOption, failing, print_line, stderr
 from service.errors import CLIP_ERRORS, EXIT_FAILED, EXIT_PARTLY, code_of, message_of
 from service.settings import Settings
 
@@ -103,6 +104,7 @@ def search(
     start: Annotated[float | None, typer.Option(min=0.0, help="seconds; the term begins here in the clip")] = None,
     end: Annotated[float | None, typer.Option(min=0.0, help="seconds; the term ends here in the clip")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="look at every segment")] = False,
+    rescore: RescoreOption = Rescore.CODES,
     as_json: JsonOption = False,
 ) -> None:
     """Find every place where the term of each clip is said, or that of a stretch of an indexed recording."""
@@ -118,8 +120,10 @@ def search(
     failed = 0
     with failing():
         backend = Backend.open(Settings())
+        deep = rescore is Rescore.DEEP
+        ask = partial(Request, archive=archive, limit=limit, min_score=min_score, exact=exact, deep=deep)
         if recording is not None and start is not None and end is not None:
-            request = Request([Reference(recording, start, end)], archive, limit, min_score, exact)
+            request = ask([Reference(recording, start, end)])
             remembered = search_out(backend.search.search(request))
             backend.close()
             if as_json:
@@ -131,7 +135,7 @@ def search(
         for first in range(0, len(clips), AT_ONCE):
             some = clips[first : first + AT_ONCE]
             heard = [_read(clip, backend.settings.max_query_s, start, end) for clip in some]
-            asked = [Request([c], archive, limit, min_score, exact) for c in heard if not isinstance(c, Exception)]
+            asked = [ask([c]) for c in heard if not isinstance(c, Exception)]
             found = iter(backend.search.search_many(asked) if asked else [])
             for clip, one in zip(some, heard, strict=True):
                 answer = one if isinstance(one, Exception) else next(found)

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -16,6 +17,18 @@ from service.errors import EXIT_FAILED, INTERNAL, code_of, message_of
 stderr = Console(stderr=True, highlight=False)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="machine-readable output")]
+
+
+class Rescore(StrEnum):
+    """What the first hits are compared by in the end."""
+
+    CODES = "codes"
+    DEEP = "deep"
+
+
+RescoreOption = Annotated[
+    Rescore, typer.Option(help="deep: read the sound of the first hits again, with another tokenizer")
+]
 
 
 def fail(code: str, message: str) -> None:

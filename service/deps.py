@@ -46,9 +46,16 @@ class Backend:
         search = SearchEngine(
             engine,
             registry.default,
-            SearchSettings(settings.candidate_depth, settings.rescore_depth, settings.max_query_s),
+            SearchSettings(
+                settings.candidate_depth,
+                settings.rescore_depth,
+                settings.max_query_s,
+                settings.deep_hits,
+                settings.deep_budget_s,
+            ),
             registry.find,
             settings.home_path / "index",
+            lambda: registry.named(settings.deep_tokenizer),
         )
         search.index.clear_unused()
         return cls(settings, engine, search)

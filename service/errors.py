@@ -28,6 +28,7 @@ STATUS = {
     "tokenizer_mismatch": 409,
     "archive_not_ready": 409,
     "archive_busy": 409,
+    "deep_unavailable": 409,
     "codebook_in_force": 409,
     "archive_name_invalid": 422,
     "tokenizer_invalid": 503,
@@ -41,6 +42,7 @@ class SayagainError(Exception):
 
     SayagainError
     ├── ArchiveNotReady      it exists, but nothing has been indexed into it
+    ├── DeepUnavailable      deep rescoring has no tokenizer, or no sound of the query
     ├── QueryTooLong         the clip is longer than is allowed
     ├── UploadTooLarge       the clip has more bytes than are allowed
     ├── BadRequest           parts of a request are missing, or do not go together
@@ -60,6 +62,12 @@ class ArchiveNotReady(SayagainError):
     """Nothing has been indexed into it yet."""
 
     code = "archive_not_ready"
+
+
+class DeepUnavailable(SayagainError):
+    """Deep rescoring has no tokenizer, or not the sound that was asked about."""
+
+    code = "deep_unavailable"
 
 
 class QueryTooLong(SayagainError):

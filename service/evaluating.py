@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from service import output
-from service.console import JsonOption, failing, print_line, stderr
+from service.console import JsonOption, Rescore, RescoreOption, failing, print_line, stderr
 from service.errors import EXIT_FAILED, EXIT_PARTLY
 from service.settings import Settings
 
@@ -34,6 +34,7 @@ def evaluate(
     ] = False,
     folder: Annotated[Path | None, typer.Option(help="the archive's folder, for --in-context")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="look at every segment")] = False,
+    rescore: RescoreOption = Rescore.CODES,
     as_json: JsonOption = False,
 ) -> None:
     """Run a task, or a query list, against an indexed archive and print MAP, MRR, P@10, MTWV, ATWV and calibration."""
@@ -56,7 +57,8 @@ def evaluate(
         questions = tasks.read_questions(backend, asked, archive, references, stderr)
         result = tasks.run(
             backend, questions, stderr,
-            context_folder=folder if in_context else None, exact=exact, threshold=threshold, beta=beta,
+            context_folder=folder if in_context else None, exact=exact, deep=rescore is Rescore.DEEP,
+            threshold=threshold, beta=beta,
         )  # fmt: skip
         backend.close()
         if as_json:

@@ -39,6 +39,12 @@ class Registry:
                         break
             return self._open.get(sha256)
 
+    def named(self, name: str) -> Tokenizer:
+        """The tokenizer of that name or path, see `resolve`. Raises TokenizerError."""
+        path = resolve(self.folder.parent, name, self.default.path)
+        with self._lock:
+            return self._open.get(self._hash(path)) or self._load(path)
+
     def _hash(self, path: Path) -> str:
         state = path.stat()
         key = (path, state.st_size, state.st_mtime_ns)

@@ -38,6 +38,7 @@ class HitOut(_Out):
     score: float
     edit_similarity: float
     dtw_similarity: float
+    deep_similarity: float | None = Field(default=None, description="null where the hit was not rescored deep")
 
 
 class TimingOut(_Out):
@@ -47,6 +48,7 @@ class TimingOut(_Out):
     candidates: float
     alignment: float
     rescoring: float
+    deep: float
     total: float
 
 

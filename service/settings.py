@@ -32,6 +32,13 @@ class Settings(BaseSettings):
     candidate_depth: int = Field(default=2_000, ge=1, description="segments that the candidate stage hands on")
     rescore_depth: int = Field(default=2_000, ge=1, description="candidates, best aligned first, that are rescored")
 
+    deep_tokenizer: str = Field(
+        default="accurate",
+        description="that of deep rescoring: a name that `tokenizer list` shows, or an ONNX file",
+    )
+    deep_hits: int = Field(default=50, ge=1, le=1_000, description="first hits whose sound deep rescoring hears")
+    deep_budget_s: float = Field(default=2.0, gt=0, description="seconds after which deep rescoring hears no more hits")
+
     @property
     def home_path(self) -> Path:
         """The data folder with ~ expanded."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,7 @@ def run(
     *,
     context_folder: Path | None = None,
     exact: bool = False,
+    deep: bool = False,
     threshold: float = THRESHOLD,
     beta: float | None = None,
 ) -> TaskResult:
@@ -117,7 +118,8 @@ def run(
     failed = 0
     for query in track(queries, "search", console=console):
         try:
-            answer = backend.search.search(_request(query, questions, context_folder, exact, backend))
+            request = _request(query, questions, context_folder, backend)
+            answer = backend.search.search(replace(request, exact=exact, deep=deep))
         except CLIP_ERRORS as error:
             failed += 1
             console.print(f"failed: {query.clip}: {code_of(error)}: {message_of(error)}", markup=False, soft_wrap=True)
@@ -146,12 +148,10 @@ def run(
     )
 
 
-def _request(
-    query: TaskQuery, questions: Questions, context_folder: Path | None, exact: bool, backend: Backend
-) -> Request:
+def _request(query: TaskQuery, questions: Questions, context_folder: Path | None, backend: Backend) -> Request:
     longest_s = backend.settings.max_query_s
     if context_folder is None:
         clip = read_clip(questions.path.parent / query.clip, longest_s)
     else:
         clip = read_clip(context_folder / query.source.name, longest_s, query.source.start_s, query.source.end_s)
-    return Request([clip], questions.archive.name, LIMIT, exact=exact, exclude=frozenset(query.exclude))
+    return Request([clip], questions.archive.name, LIMIT, exclude=frozenset(query.exclude))

@@ -37,6 +37,7 @@ def search_out(answer: Answer) -> SearchOut:
                 score=round(hit.score, 6),
                 edit_similarity=round(hit.edit_similarity, 4),
                 dtw_similarity=round(hit.dtw_similarity, 4),
+                deep_similarity=None if hit.deep_similarity is None else round(hit.deep_similarity, 4),
             )
             for rank, hit in enumerate(answer.hits, 1)
         ],

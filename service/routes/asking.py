@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, File, Form, UploadFile
 
@@ -17,6 +17,7 @@ from service.search.query import Reference
 from service.settings import Settings
 
 MAX_LIMIT = 1_000
+Rescore = Literal["codes", "deep"]
 ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorOut} for code in (400, 404, 409, 413, 422, 503)}
 
 
@@ -28,10 +29,11 @@ class Wanted:
     limit: int
     min_score: float
     exact: bool
+    deep: bool = False
 
     def request(self, examples: Sequence[Clip | Reference], **more: Any) -> Request:
         """The question about these examples."""
-        return Request(examples, self.archive, self.limit, self.min_score, self.exact, **more)
+        return Request(examples, self.archive, self.limit, self.min_score, self.exact, deep=self.deep, **more)
 
 
 def wanted(
@@ -39,9 +41,12 @@ def wanted(
     limit: Annotated[int, Form(ge=1, le=MAX_LIMIT)] = 20,
     min_score: Annotated[float, Form(ge=0.0, le=1.0)] = 0.0,
     exact: Annotated[bool, Form(description="look at every segment")] = False,
+    rescore: Annotated[
+        Rescore, Form(description="deep: read the sound of the first hits again, with another tokenizer")
+    ] = "codes",
 ) -> Wanted:
     """What is wanted, from the form."""
-    return Wanted(archive, limit, min_score, exact)
+    return Wanted(archive, limit, min_score, exact, rescore == "deep")
 
 
 WantedDep = Annotated[Wanted, Depends(wanted)]

@@ -10,7 +10,7 @@ from indexer import store
 from service.clips import Clip
 from service.search.query import Query, Reference
 
-STAGES = ("tokenize", "candidates", "alignment", "rescoring")
+STAGES = ("tokenize", "candidates", "alignment", "rescoring", "deep")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Request:
 
     An example is a clip, or a stretch of a recording of the archive, which is no hit itself. Recordings whose names are
     in `exclude` are as if they were not there. `right` and `wrong` are hits of an earlier answer that somebody has
-    judged: the right ones are examples too, the wrong ones are no hits any more.
+    judged: the right ones are examples too, the wrong ones are no hits any more. With `deep` the first hits' sound is
+    read again and compared by another tokenizer.
     """
 
     examples: Sequence[Clip | Reference]
@@ -30,6 +31,7 @@ class Request:
     exclude: frozenset[str] = frozenset()
     right: Sequence[Reference] = ()
     wrong: Sequence[Reference] = ()
+    deep: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Hit:
     """A place where the term is said, in seconds.
 
     The score rests on `distance`, in spreads above the query's background, and `similarity`, a mean cosine, of all
-    examples; `edit_similarity` and `dtw_similarity` are those of the query.
+    examples; `edit_similarity` and `dtw_similarity` are those of the query; `deep_similarity` is that of deep
+    rescoring, None without it.
     """
 
     recording: store.RecordingInfo
@@ -48,6 +51,7 @@ class Hit:
     dtw_similarity: float
     distance: float
     similarity: float
+    deep_similarity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Timing:
     candidates: float
     alignment: float
     rescoring: float
+    deep: float
     total: float
 
 

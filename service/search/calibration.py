@@ -5,7 +5,7 @@ Per-query normalisation as in zero-resource term detection: a common query finds
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,33 +33,45 @@ class Background:
 
 @dataclass(frozen=True)
 class LogisticMap:
-    """score = 1 / (1 + exp(-(distance * d + similarity * s + bias))): d in spreads above the background, s a cosine."""
+    """score = 1 / (1 + exp(-x)), x = distance * d + similarity * s + deep * e + bias.
+
+    d in spreads above the background, s a cosine, e that of deep rescoring.
+    """
 
     distance: float
     similarity: float
     bias: float
+    deep: float = 0.0
 
-    def scores(self, distance: Float32, similarity: Float32) -> npt.NDArray[np.float64]:
-        """Probabilities in [0, 1]; they rise with both."""
-        x = self.distance * np.asarray(distance, np.float64) + self.similarity * similarity + self.bias
-        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -700.0, 700.0))))
+    def scores(self, evidence: Evidence) -> npt.NDArray[np.float64]:
+        """Probabilities in [0, 1]; they rise with all that speaks for a place."""
+        x = self.distance * np.asarray(evidence.distance, np.float64) + self.similarity * evidence.similarity
+        if evidence.deep is not None:
+            x += self.deep * evidence.deep
+        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x + self.bias, -700.0, 700.0))))
 
 
 # Fitted on the development tasks by `python -m bench.accuracy.calibrate`; docs/decisions.md has its output.
 DEFAULT_MAP = LogisticMap(distance=0.705, similarity=9.889, bias=-10.632)
+DEEP_MAP = LogisticMap(distance=0.7, similarity=5.0, deep=5.0, bias=-10.6)  # with the `accurate` tokenizer
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What scores rest on, arrays [places]: `distance` in spreads above the background, `similarity`, mean cosines."""
+    """What scores rest on, arrays [places]: `distance` in spreads above the background, `similarity`, mean cosines.
+
+    `deep` are mean cosines of deep rescoring, not a number where there was none; None where nothing was rescored so.
+    """
 
     distance: Float32
     similarity: Float32
+    deep: Float32 | None = None
 
     @property
     def scores(self) -> npt.NDArray[np.float64]:
         """The probability that each place is right."""
-        return DEFAULT_MAP.scores(self.distance, self.similarity)
+        shallow = DEFAULT_MAP.scores(replace(self, deep=None))
+        return shallow if self.deep is None else np.where(np.isnan(self.deep), shallow, DEEP_MAP.scores(self))
 
 
 def measure(similarities: Float32) -> Background:

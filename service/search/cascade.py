@@ -27,6 +27,8 @@ class SearchSettings:
     candidate_depth: int = 2_000
     rescore_depth: int = 2_000
     longest_reference_s: float = 30.0
+    deep_hits: int = 50
+    deep_budget_s: float = 2.0
 
 
 def find(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -15,19 +16,22 @@ import numpy.typing as npt
 from sqlalchemy import Connection, Engine
 
 from indexer import database, store
+from model.audio import AudioError
 from model.codebook import Codebook
-from model.tokenizer import Tokenizer
+from model.tokenizer import Tokenizer, TokenizerError
 from model.tokens import TokenString
 from service.clips import Clip
-from service.errors import CLIP_ERRORS, ArchiveNotReady
+from service.errors import CLIP_ERRORS, ArchiveNotReady, DeepUnavailable, message_of
 from service.search import calibration, cascade, rescoring
 from service.search.answer import Answer, Clock, Request
 from service.search.cascade import SearchSettings
+from service.search.deep import DeepRescorer, Stretch
 from service.search.feedback import Setting, marked
 from service.search.fusion import averaged
 from service.search.localindex import LocalIndex, View
 from service.search.query import Place, Query, Reference, hear, locate, remember
-from service.search.ranking import Ranking, named, rank
+from service.search.ranking import Ranking, named, rank, reordered
+from service.search.rescoring import Float32
 
 MOST_THREADS = 4  # of one batch
 
@@ -58,6 +62,7 @@ class _Asked:
     right: list[TokenString]
     wrong: list[TokenString]
     clock: Clock
+    sounds: list[Float32]  # the examples as deep rescoring hears them
 
 
 class SearchEngine:
@@ -70,16 +75,20 @@ class SearchEngine:
         settings: SearchSettings | None = None,
         others: Callable[[str], Tokenizer | None] | None = None,
         folder: Path | None = None,
+        deep: Callable[[], Tokenizer] | None = None,
     ) -> None:
         """`others` gives the tokenizer of a hash, for archives that were made with another than `tokenizer`.
 
-        `folder` is where the local index lies; None keeps it in memory.
+        `folder` is where the local index lies; None keeps it in memory. `deep` gives the tokenizer of deep rescoring,
+        when it is first asked for, or raises TokenizerError.
         """
         self.database = engine
         self.tokenizer = tokenizer
         self._others = others
         self.settings = settings or SearchSettings()
         self.index = LocalIndex(folder)
+        self._deep = deep
+        self._rescorer: DeepRescorer | None = None
         self._codebooks: dict[int, Codebook] = {}
         self._samples: WeakKeyDictionary[View, rescoring.Codes] = WeakKeyDictionary()
         self._lock = threading.Lock()
@@ -88,7 +97,7 @@ class SearchEngine:
         """Run the cascade.
 
         Raises NoSpeech for a clip; RecordingNotFound, BadStretch, QueryTooLong for a stretch of a recording;
-        ArchiveNotFound, ArchiveNotReady, TokenizerMismatch for the archive.
+        ArchiveNotFound, ArchiveNotReady, TokenizerMismatch for the archive; DeepUnavailable.
         """
         (answer,) = self.search_many([request])
         if isinstance(answer, Exception):
@@ -99,7 +108,7 @@ class SearchEngine:
         """Answers to several questions about one archive, which they see at one moment; cores share the work.
 
         A question whose clip or stretch is amiss has its exception in the answer's place. Raises ArchiveNotFound,
-        ArchiveNotReady, TokenizerMismatch; ValueError where the questions are about several archives.
+        ArchiveNotReady, TokenizerMismatch; DeepUnavailable; ValueError where the questions are about several archives.
         """
         if len({request.archive for request in requests}) != 1:
             raise ValueError("questions are asked of one archive at a time")
@@ -121,7 +130,8 @@ class SearchEngine:
                     rankings = list(threads.map(lambda one: self._ranked(one, session), heard))
             ranked = iter(rankings)
             return [
-                one if isinstance(one, Exception) else _answer(one, next(ranked), session, connection) for one in asked
+                one if isinstance(one, Exception) else self._answer(one, next(ranked), session, connection)
+                for one in asked
             ]
 
     def _heard(self, request: Request, connection: Connection, session: _Session, clock: Clock) -> _Asked:
@@ -137,7 +147,9 @@ class SearchEngine:
         )
         none_of = [query.place for query in queries if query.place is not None] + [place for place, _ in wrong]
         clock.lap("candidates")
-        return _Asked(request, queries, excluded, none_of, [t for _, t in right], [t for _, t in wrong], clock)
+        sounds = self._sounds(request, queries, connection) if request.deep else []
+        clock.lap("deep")
+        return _Asked(request, queries, excluded, none_of, [t for _, t in right], [t for _, t in wrong], clock, sounds)
 
     def _ranked(self, asked: _Asked, session: _Session) -> Ranking:
         """The cascade itself, which asks no database: threads may run it side by side."""
@@ -148,9 +160,65 @@ class SearchEngine:
         places, evidence = cascade.find(query, setting, alive, self.settings, asked.request.exact, clock)
         if asked.right or asked.wrong:
             evidence = marked(places, evidence, setting, asked.right, asked.wrong)
-        ranking = rank(places, evidence, setting.view, asked.request, asked.none_of)
+        wanted = asked.request
+        if wanted.deep:  # whatever it may bring up has to be there
+            wanted = replace(wanted, limit=wanted.limit + self.settings.deep_hits, min_score=0.0)
+        ranking = rank(places, evidence, setting.view, wanted, asked.none_of)
         clock.lap("rescoring")
         return ranking
+
+    def _answer(self, asked: _Asked, ranking: Ranking, session: _Session, connection: Connection) -> Answer:
+        clock = asked.clock
+        clock.resume()
+        if asked.request.deep:
+            ranking = self._deepened(ranking, asked, connection)
+            clock.lap("deep")
+        hits = named(ranking, asked.queries, session.view, connection)
+        clock.lap("rescoring")
+        archive, timing = session.archive, clock.timing()
+        return Answer(asked.queries[0], hits, timing, archive.recordings, archive.hours, session.tokenizer.info.name)
+
+    def _deepened(self, ranking: Ranking, asked: _Asked, connection: Connection) -> Ranking:
+        """The ranking after deep rescoring of the first hits, as far as the time goes."""
+        until = time.monotonic() + self.settings.deep_budget_s
+        first, times = ranking.order[: self.settings.deep_hits], ranking.times
+        recordings = store.recordings_by_id(connection, times.recording[first].tolist())
+        deep = np.full(len(ranking.places), np.nan, np.float32)
+        chosen = [at for at in first if int(times.recording[at]) in recordings]
+        stretches = [
+            Stretch(recordings[int(times.recording[at])], float(times.start_s[at]), float(times.end_s[at]))
+            for at in chosen
+        ]
+        deep[chosen] = self._deep_rescorer().similarity(asked.sounds, stretches, until)
+        return reordered(ranking, replace(ranking.evidence, deep=deep), asked.request)
+
+    def _sounds(self, request: Request, queries: Sequence[Query], connection: Connection) -> list[Float32]:
+        """The examples by the embeddings of deep rescoring. Raises DeepUnavailable; NoSpeech."""
+        rescorer = self._deep_rescorer()
+        out = []
+        for example, query in zip(request.examples, queries, strict=True):
+            if isinstance(example, Clip):
+                out.append(rescorer.hear(example))
+                continue
+            assert query.place is not None
+            recordings = store.recordings_by_id(connection, [query.place.recording_id])
+            try:
+                out.append(rescorer.recall(query.place, recordings[query.place.recording_id]))
+            except (AudioError, KeyError) as error:
+                raise DeepUnavailable(f"the stretch cannot be heard again: {message_of(error)}", "rescore") from error
+        return out
+
+    def _deep_rescorer(self) -> DeepRescorer:
+        with self._lock:
+            if self._rescorer is None:
+                if self._deep is None:
+                    raise DeepUnavailable("there is no tokenizer for deep rescoring", "rescore")
+                try:
+                    self._rescorer = DeepRescorer(self._deep())
+                except TokenizerError as error:
+                    remedy = "`sayagain tokenizer build accurate` makes the usual one"
+                    raise DeepUnavailable(f"no deep rescoring: {message_of(error)}; {remedy}", "rescore") from error
+            return self._rescorer
 
     def _open(self, connection: Connection, name: str) -> _Session:
         archive = store.get_archive(connection, name)
@@ -187,14 +255,6 @@ class SearchEngine:
             return hear(example, session.tokenizer, codebook)
         longest_s = self.settings.longest_reference_s
         return remember(example, connection, session.archive.id, codebook, frame_s, longest_s)
-
-
-def _answer(asked: _Asked, ranking: Ranking, session: _Session, connection: Connection) -> Answer:
-    asked.clock.resume()
-    hits = named(ranking, asked.queries, session.view, connection)
-    asked.clock.lap("rescoring")
-    archive, timing = session.archive, asked.clock.timing()
-    return Answer(asked.queries[0], hits, timing, archive.recordings, archive.hours, session.tokenizer.info.name)
 
 
 def _without(alive: Bool, recording: npt.NDArray[np.int64], excluded: set[int]) -> Bool:

@@ -17,6 +17,7 @@ from service.clips import Clip
 from service.errors import BadStretch, NoSpeech, QueryTooLong
 from service.search import rescoring
 from service.search.feedback import embeddings_of
+from service.search.rescoring import Float32
 from service.search.trim import Speech, trim
 
 SPEECH_RMS = 0.1  # full scale is 1: what the tokenizer has heard most of
@@ -57,6 +58,15 @@ class Query:
 
 def hear(clip: Clip, tokenizer: Tokenizer, codebook: Codebook) -> Query:
     """Find the clip's speech, and tokenize that with the sound around it. Raises NoSpeech."""
+    embeddings, speech = embed_speech(clip, tokenizer)
+    shift = round(clip.start_s * SAMPLE_RATE) // FRAME_SAMPLES
+    speech = Speech(speech.start + shift, speech.end + shift)
+    tokens = tokenizer.collapse(embeddings, codebook, speech.start_s)
+    return Query(clip.duration_s, (speech.start_s, speech.end_s), tokens, rescoring.make_tables(embeddings, codebook))
+
+
+def embed_speech(clip: Clip, tokenizer: Tokenizer) -> tuple[Float32, Speech]:
+    """Unit embeddings float32 [frames, dim] of a clip's speech, and where in the clip that lies. Raises NoSpeech."""
     speech = trim(clip.samples)
     spoken = clip.samples[speech.start * FRAME_SAMPLES : speech.end * FRAME_SAMPLES]
     gain = _gain(spoken)
@@ -67,11 +77,7 @@ def hear(clip: Clip, tokenizer: Tokenizer, codebook: Codebook) -> Query:
     if len(embeddings) == 0:
         raise NoSpeech(f"the clip is shorter than one frame of the tokenizer, {frame / SAMPLE_RATE:g} s")
     first = min(speech.start * FRAME_SAMPLES // frame, len(embeddings) - 1)
-    embeddings = embeddings[first : max(first + 1, -(-speech.end * FRAME_SAMPLES // frame))]
-    shift = round(clip.start_s * SAMPLE_RATE) // FRAME_SAMPLES
-    speech = Speech(speech.start + shift, speech.end + shift)
-    tokens = tokenizer.collapse(embeddings, codebook, speech.start_s)
-    return Query(clip.duration_s, (speech.start_s, speech.end_s), tokens, rescoring.make_tables(embeddings, codebook))
+    return embeddings[first : max(first + 1, -(-speech.end * FRAME_SAMPLES // frame))], speech
 
 
 def remember(

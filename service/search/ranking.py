@@ -49,6 +49,13 @@ def rank(places: Stretches, evidence: Evidence, view: View, request: Request, no
     return Ranking(places, times, evidence, chosen)
 
 
+def reordered(ranking: Ranking, evidence: Evidence, request: Request) -> Ranking:
+    """The same places in the order of other evidence, as many as are wanted."""
+    scores = evidence.scores
+    order = [at for at in sorted(ranking.order, key=lambda at: -scores[at]) if scores[at] >= request.min_score]
+    return Ranking(ranking.places, ranking.times, evidence, order[: request.limit])
+
+
 def _overlap(start: float, end: float, other_start: float, other_end: float) -> bool:
     return min(end, other_end) - max(start, other_start) > LEAST_OVERLAP * min(end - start, other_end - other_start)
 
@@ -74,6 +81,7 @@ def named(ranking: Ranking, queries: Sequence[Query], view: View, connection: Co
                 float(places.similarity[at]),
                 float(evidence.distance[at]),
                 float(evidence.similarity[at]),
+                None if evidence.deep is None or np.isnan(evidence.deep[at]) else float(evidence.deep[at]),
             )
         )
     return hits

@@ -1,0 +1,166 @@
+"""Deep rescoring: the sound of the first hits is read again and compared by the embeddings of a larger tokenizer.
+
+Stretches are packed into windows of one run, with silence between them: an encoder that fills up to 30 s costs as much
+for one stretch as for a dozen. docs/decisions.md has what that costs in accuracy.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from indexer.store import RecordingInfo
+from model import audio
+from model.audio import SAMPLE_RATE, AudioError, Samples
+from model.tokenizer import LONGEST_S, Tokenizer
+from service.clips import Clip
+from service.search import rescoring
+from service.search.query import Place, embed_speech
+from service.search.rescoring import Float32, Tables
+
+PAD_S = 0.5  # of the sound before and after a hit: codes know its ends only roughly, and the encoder likes context
+GAP_S = 0.4  # of silence between two stretches of a window
+CONTEXT_S = 2.0  # around a stretch that is the query itself
+MOST_KEPT = 4_000  # stretches whose embeddings are remembered, at some 20 kB each
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Seconds [start_s, end_s) of a recording."""
+
+    recording: RecordingInfo
+    start_s: float
+    end_s: float
+
+
+class DeepRescorer:
+    """Compares by the embeddings of `tokenizer`; threads may share one."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._kept: OrderedDict[tuple[int, str, int, int], Float32] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def hear(self, clip: Clip) -> Float32:
+        """Unit embeddings of a clip's speech: float32 [frames, dim]. Raises NoSpeech."""
+        return embed_speech(clip, self.tokenizer)[0]
+
+    def recall(self, place: Place, recording: RecordingInfo) -> Float32:
+        """Unit embeddings of a stretch of a recording, heard in its context. Raises AudioError."""
+        _require_unchanged(recording)
+        first_s = max(0.0, place.start_s - CONTEXT_S)
+        sound = audio.read_between(os.fsencode(recording.path), first_s, place.end_s + CONTEXT_S)
+        frame_s = self.tokenizer.info.frame_seconds
+        first, last = round((place.start_s - first_s) / frame_s), round((place.end_s - first_s) / frame_s)
+        return self.tokenizer.embed(sound)[first : max(first + 1, last)]
+
+    def similarity(self, examples: Sequence[Float32], stretches: Sequence[Stretch], until: float) -> Float32:
+        """How like the examples each stretch is, a mean cosine: float32 [stretches], the likest first.
+
+        It is not a number where the sound is not to be had as it was indexed, or where the time of `until`, by
+        `time.monotonic`, would have passed; one window is heard in any case.
+        """
+        out = np.full(len(stretches), np.nan, np.float32)
+        heard = self._remembered(stretches)
+        missing = [number for number in range(len(stretches)) if number not in heard]
+        longest = 0.0
+        for window in self._windows(stretches, missing):
+            began = time.monotonic()
+            if longest and began + longest > until:
+                break
+            heard |= self._listen(window, stretches)
+            longest = max(longest, time.monotonic() - began)
+        for number, rows in heard.items():
+            out[number] = np.mean([_best(example, rows) for example in examples])
+        return out
+
+    def _remembered(self, stretches: Sequence[Stretch]) -> dict[int, Float32]:
+        with self._lock:
+            out = {}
+            for number, stretch in enumerate(stretches):
+                key = self._key(stretch)
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    out[number] = self._kept[key]
+            return out
+
+    def _key(self, stretch: Stretch) -> tuple[int, str, int, int]:
+        first, last = self._frames(stretch)
+        return stretch.recording.id, stretch.recording.sha256, first, last
+
+    def _frames(self, stretch: Stretch) -> tuple[int, int]:
+        """First and last frame that are heard, of the recording."""
+        frame_s = self.tokenizer.info.frame_seconds
+        first = max(0, round((stretch.start_s - PAD_S) / frame_s))
+        longest = int(LONGEST_S / frame_s)
+        return first, min(first + longest, max(first + 1, round((stretch.end_s + PAD_S) / frame_s)))
+
+    def _windows(self, stretches: Sequence[Stretch], numbers: Sequence[int]) -> Iterator[list[tuple[int, Samples]]]:
+        """Stretches with their sound, as many as go into one run; what cannot be read is left out."""
+        window: list[tuple[int, Samples]] = []
+        room = longest = round(LONGEST_S * SAMPLE_RATE)
+        for number in numbers:
+            sound = self._read(stretches[number])
+            if len(sound) == 0:
+                continue
+            if window and len(sound) > room:
+                yield window
+                window, room = [], longest
+            window.append((number, sound))
+            room -= len(sound) + self._gap
+        if window:
+            yield window
+
+    def _read(self, stretch: Stretch) -> Samples:
+        first, last = self._frames(stretch)
+        frame_s = self.tokenizer.info.frame_seconds
+        try:
+            _require_unchanged(stretch.recording)
+            sound = audio.read_between(os.fsencode(stretch.recording.path), first * frame_s, last * frame_s)
+        except AudioError:
+            return np.zeros(0, np.float32)
+        return sound[: len(sound) // self.tokenizer.frame_samples * self.tokenizer.frame_samples]
+
+    @property
+    def _gap(self) -> int:
+        """Samples of silence, a whole number of frames."""
+        return round(GAP_S / self.tokenizer.info.frame_seconds) * self.tokenizer.frame_samples
+
+    def _listen(self, window: Sequence[tuple[int, Samples]], stretches: Sequence[Stretch]) -> dict[int, Float32]:
+        """Embeddings of the stretches of a window, in one run; they are remembered."""
+        silence = np.zeros(self._gap, np.float32)
+        rows = self.tokenizer.embed(np.concatenate([part for _, sound in window for part in (sound, silence)][:-1]))
+        out, at = {}, 0
+        for number, sound in window:
+            frames = len(sound) // self.tokenizer.frame_samples
+            out[number] = rows[at : at + frames].copy()
+            at += frames + self._gap // self.tokenizer.frame_samples
+        with self._lock:
+            self._kept |= {self._key(stretches[number]): heard for number, heard in out.items()}
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        return out
+
+
+def _best(example: Float32, rows: Float32) -> float:
+    """The mean cosine of the best path of an example through embeddings [frames, dim]."""
+    tables = Tables(np.ascontiguousarray(example @ rows.T, np.float32), np.zeros((len(example), 0, 256), np.float32))
+    codes = np.arange(len(rows), dtype=np.uint16)  # each frame is a code of its own
+    whole = rescoring.Codes(codes, np.zeros((len(rows), 0), np.uint8), np.array([0, len(rows)], np.int64))
+    return float(rescoring.match(tables, whole, per_segment=1).similarity[0])
+
+
+def _require_unchanged(recording: RecordingInfo) -> None:
+    """Raises AudioMissing where the file is not what was indexed, as far as its size and time tell."""
+    try:
+        about = os.stat(os.fsencode(recording.path))
+    except (OSError, ValueError) as error:
+        raise audio.AudioMissing(f"the file of {recording.name!r} is not to be had") from error
+    if (about.st_size, about.st_mtime_ns) != (recording.bytes, recording.mtime_ns):
+        raise audio.AudioMissing(f"the file of {recording.name!r} has changed since it was indexed")
