@@ -2,7 +2,8 @@
 
     python -m bench.accuracy.calibrate --speech SPEECH --tasks TASKS [--task english malayalam] [--deep FILE.onnx]
 
-With --deep it is the map of deep rescoring by that tokenizer, fitted to the first 200 hits of each query. Each task weighs the same. A located hit is right by its midpoint; without times, a recording's best hit counts.
+Each task weighs the same. A located hit is right by its midpoint; without times, a recording's best hit counts. With
+--deep it is the map of deep rescoring by that tokenizer, fitted to the first 50 hits of each query.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ from service.search.answer import Request
 from service.search.calibration import LogisticMap
 from service.settings import Settings
 
-
-DEEP_HITS = 200
+DEEP_HITS = 50
 
 
 def pairs(settings: Settings, task: Path, archive: str, deep: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -55,7 +55,7 @@ class DeepRescorer:
         """Unit embeddings of a stretch of a recording, heard in its context. Raises AudioError."""
         _require_unchanged(recording)
         first_s = max(0.0, place.start_s - CONTEXT_S)
-        sound = audio.read_between(os.fsencode(recording.path), first_s, place.end_s + CONTEXT_S)
+        sound = audio.read_between(recording.path, first_s, place.end_s + CONTEXT_S)
         frame_s = self.tokenizer.info.frame_seconds
         first, last = round((place.start_s - first_s) / frame_s), round((place.end_s - first_s) / frame_s)
         return self.tokenizer.embed(sound)[first : max(first + 1, last)]
@@ -122,7 +122,7 @@ class DeepRescorer:
         frame_s = self.tokenizer.info.frame_seconds
         try:
             _require_unchanged(stretch.recording)
-            sound = audio.read_between(os.fsencode(stretch.recording.path), first * frame_s, last * frame_s)
+            sound = audio.read_between(stretch.recording.path, first * frame_s, last * frame_s)
         except AudioError:
             return np.zeros(0, np.float32)
         return sound[: len(sound) // self.tokenizer.frame_samples * self.tokenizer.frame_samples]
@@ -159,7 +159,7 @@ def _best(example: Float32, rows: Float32) -> float:
 def _require_unchanged(recording: RecordingInfo) -> None:
     """Raises AudioMissing where the file is not what was indexed, as far as its size and time tell."""
     try:
-        about = os.stat(os.fsencode(recording.path))
+        about = os.stat(recording.path)
     except (OSError, ValueError) as error:
         raise audio.AudioMissing(f"the file of {recording.name!r} is not to be had") from error
     if (about.st_size, about.st_mtime_ns) != (recording.bytes, recording.mtime_ns):
