@@ -2,6 +2,7 @@ import io
 import os
 import tracemalloc
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -131,3 +132,43 @@ def test_what_was_cut_off_is_heard_up_to_the_cut(tmp_path: Path) -> None:
     path = sounds.write(tmp_path / "a.mp3", sounds.babble(6.0))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert len(audio.read(path)) / 16_000 == pytest.approx(3.0, abs=0.3)
+
+
+@pytest.mark.parametrize("suffix", sorted(sounds.CODECS))
+def test_a_stretch_is_what_lies_there_in_the_whole(tmp_path: Path, suffix: str) -> None:
+    path = sounds.write(tmp_path / f"a{suffix}", sounds.babble(40.0, 3), rate=48_000)
+    whole = audio.read(path)
+    for start_s, end_s in ((0.0, 2.0), (3.1, 5.0), (14.23, 17.9), (33.0, 33.5), (39.0, 60.0)):
+        expected = whole[round(start_s * 16_000) : round(end_s * 16_000)]
+        found = audio.read_between(path, start_s, end_s)
+        assert abs(len(found) - len(expected)) <= 16
+        length = min(len(found), len(expected))
+        spectrum = np.fft.rfft(found[:length], 2 * length) * np.conj(np.fft.rfft(expected[:length], 2 * length))
+        lags = np.fft.irfft(spectrum)
+        lag = int(lags.argmax())
+        assert min(lag, 2 * length - lag) <= 16  # a millisecond
+        assert lags.max() > 0.97 * np.linalg.norm(found[:length]) * np.linalg.norm(expected[:length])
+    assert len(audio.read_between(path, 100.0, 101.0)) == 0
+
+
+def test_a_stretch_is_read_without_all_that_is_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sounds.write(tmp_path / "a.flac", sounds.babble(60.0, 3))
+    decoded = []
+    take = audio._Mixer.take
+
+    def counted(self: audio._Mixer, frame: av.AudioFrame) -> Iterator[np.ndarray]:
+        decoded.append(frame.samples / frame.sample_rate)
+        return take(self, frame)
+
+    monkeypatch.setattr(audio._Mixer, "take", counted)
+    assert len(audio.read_between(path, 50.0, 52.0)) == 32_000
+    assert sum(decoded) < 5.0
+
+
+def test_a_stretch_of_what_is_no_audio_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF" + bytes(4_000))
+    for start_s in (0.0, 60.0):
+        with pytest.raises(audio.AudioError):
+            audio.read_between(tmp_path / "a.wav", start_s, start_s + 1.0)
+        with pytest.raises(audio.AudioMissing):
+            audio.read_between(tmp_path / "none.wav", start_s, start_s + 1.0)

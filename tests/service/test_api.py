@@ -44,9 +44,10 @@ def test_the_answer_has_the_form_of_the_contract(client: TestClient, query_path:
         "score",
         "edit_similarity",
         "dtw_similarity",
+        "deep_similarity",
     ]
     assert list(answer["hits"][0]["recording"]) == ["id", "name", "duration"]
-    assert list(answer["timing_ms"]) == ["tokenize", "candidates", "alignment", "rescoring", "total"]
+    assert list(answer["timing_ms"]) == ["tokenize", "candidates", "alignment", "rescoring", "deep", "total"]
     assert list(answer["searched"]) == ["recordings", "hours"]
     assert len(answer["hits"]) == 7
     assert [hit["rank"] for hit in answer["hits"]] == list(range(1, 8))

@@ -1,0 +1,176 @@
+"""Deep rescoring: what it hears is what lies there, it stops in time, and what cannot be heard stays as it was."""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from indexer import store
+from indexer.store import RecordingInfo
+from model import audio
+from model.tokenizer import Tokenizer
+from service.app import create_app
+from service.clips import read_clip
+from service.deps import Backend
+from service.search.deep import PAD_S, DeepRescorer, Stretch
+from service.settings import Settings
+from tests.service.conftest import DEMO, run_cli
+from tests.service.test_api import ask, is_true, truth
+from tests.service.test_batch import send
+from tests.service.test_refine import mark, refine
+from tests.service.test_rescoring import textbook
+
+TERM = "visibility"
+FIRST = 4  # hits whose sound is heard in these tests
+
+
+@pytest.fixture(scope="module")
+def deep_settings(settings: Settings, tokenizer_path: Path) -> Settings:
+    """The tokenizer that indexed the demo serves here: its embeddings say more than its codes do."""
+    return settings.model_copy(update={"deep_tokenizer": str(tokenizer_path), "deep_hits": FIRST, "deep_budget_s": 60})
+
+
+@pytest.fixture(scope="module")
+def deep_client(deep_settings: Settings) -> Iterator[TestClient]:
+    with TestClient(create_app(deep_settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def recordings(settings: Settings) -> list[RecordingInfo]:
+    """Those of the demo."""
+    backend = Backend.open(settings)
+    with backend.connect() as connection:
+        listed = store.list_recordings(connection, store.get_archive(connection, "demo").id, 1_000)
+    backend.close()
+    return listed
+
+
+@pytest.fixture
+def rescorer(tokenizer_path: Path) -> DeepRescorer:
+    return DeepRescorer(Tokenizer(tokenizer_path, threads=1))
+
+
+def some(recordings: list[RecordingInfo], count: int) -> list[Stretch]:
+    """Stretches here and there."""
+    return [Stretch(r, at, at + 0.8) for r in recordings for at in (1.0, 3.5, 6.0, 11.5)][:count]
+
+
+def test_stretches_in_one_window_are_like_the_query_as_each_is_alone(
+    rescorer: DeepRescorer, recordings: list[RecordingInfo]
+) -> None:
+    example = rescorer.hear(read_clip(DEMO / "query.opus", 60.0))
+    stretches = some(recordings, 40)
+    found = rescorer.similarity([example], stretches, time.monotonic() + 60.0)
+    for stretch, similarity in zip(stretches, found, strict=True):
+        low, high = stretch.start_s - PAD_S, stretch.end_s + PAD_S
+        sound = audio.read(stretch.recording.path)[round(low * 16_000) : round(high * 16_000)]
+        alone = rescorer.tokenizer.embed(sound)
+        expected = textbook(example @ alone.T)[:, 0].max()
+        assert similarity == pytest.approx(expected, abs=0.08)  # silence lies around it in place of nothing
+
+
+def test_what_was_heard_is_remembered(
+    rescorer: DeepRescorer, recordings: list[RecordingInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = rescorer.hear(read_clip(DEMO / "query.opus", 60.0))
+    stretches = some(recordings, 40)
+    first = rescorer.similarity([example], stretches, time.monotonic() + 60.0)
+    monkeypatch.setattr(rescorer.tokenizer, "embed", None)
+    np.testing.assert_array_equal(rescorer.similarity([example], stretches[::-1], 0.0)[::-1], first)
+
+
+def test_one_window_is_heard_when_there_is_no_time_and_the_rest_the_next_time(
+    rescorer: DeepRescorer, recordings: list[RecordingInfo]
+) -> None:
+    example = rescorer.hear(read_clip(DEMO / "query.opus", 60.0))
+    stretches = some(recordings, 40)
+    heard = []
+    for _ in range(4):
+        known = ~np.isnan(rescorer.similarity([example], stretches, 0.0))
+        assert (np.diff(known.astype(int)) <= 0).all()  # the likest hits come first
+        heard.append(int(known.sum()))
+    assert 0 < heard[0] < heard[1] <= heard[2] <= heard[3]
+    assert heard[3] == 40
+
+
+def test_hits_are_in_the_order_of_their_new_scores(deep_client: TestClient, query_path: Path) -> None:
+    plain = ask(deep_client, query_path.read_bytes(), limit=20).json()
+    deep = ask(deep_client, query_path.read_bytes(), limit=20, rescore="deep").json()
+    assert plain["timing_ms"]["deep"] == 0
+    assert deep["timing_ms"]["deep"] > 0
+    assert all(hit["deep_similarity"] is None for hit in plain["hits"])
+    places = [[(hit["recording"]["id"], hit["start"]) for hit in answer["hits"]] for answer in (plain, deep)]
+    assert len(set(places[1])) == 20
+    heard = [hit for hit in deep["hits"] if hit["deep_similarity"] is not None]
+    assert {(hit["recording"]["id"], hit["start"]) for hit in heard} <= set(places[0][:FIRST])
+    scores = [hit["score"] for hit in deep["hits"]]
+    assert scores == sorted(scores, reverse=True)
+    assert is_true(deep["hits"][0], truth(TERM))
+    assert deep["hits"][0]["deep_similarity"] > 0.5
+    unheard = {place: hit["score"] for place, hit in zip(places[0][FIRST:], plain["hits"][FIRST:], strict=True)}
+    for place, hit in zip(places[1], deep["hits"], strict=True):
+        if hit["deep_similarity"] is None and place in unheard:
+            assert hit["score"] == unheard[place]
+
+
+def test_the_limits_hold_for_the_new_scores(deep_client: TestClient, query_path: Path) -> None:
+    deep = ask(deep_client, query_path.read_bytes(), limit=20, rescore="deep").json()["hits"]
+    least = deep[2]["score"]
+    again = ask(deep_client, query_path.read_bytes(), limit=20, rescore="deep", min_score=least).json()["hits"]
+    assert [hit["score"] for hit in again] == [hit["score"] for hit in deep if hit["score"] >= least]
+    assert ask(deep_client, query_path.read_bytes(), limit=1, rescore="deep").json()["hits"] == deep[:1]
+
+
+def test_a_stretch_a_batch_and_a_refined_search_are_rescored_too(deep_client: TestClient, query_path: Path) -> None:
+    clip = query_path.read_bytes()
+    hits = ask(deep_client, clip, limit=3, rescore="deep").json()["hits"]
+    stretch = deep_client.post("/v1/search", data={"archive": "demo", "rescore": "deep", **mark(hits[0])}).json()
+    assert stretch["hits"][0]["deep_similarity"] > 0.5
+    assert is_true(stretch["hits"][0], truth(TERM))
+    batch = send(deep_client, ("a.opus", clip), ("b.opus", clip), limit=3, rescore="deep").json()
+    assert [one["answer"]["hits"] for one in batch["answers"]] == [hits, hits]
+    refined = refine(deep_client, clip, wrong=[mark(hits[0])], rescore="deep").json()["hits"]
+    assert mark(hits[0]) not in [mark(hit) for hit in refined]
+    assert any(hit["deep_similarity"] is not None for hit in refined)
+
+
+def test_without_its_tokenizer_it_says_how_to_get_one(client: TestClient, query_path: Path) -> None:
+    answer = ask(client, query_path.read_bytes(), rescore="deep")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["field"]) == (409, "deep_unavailable", "rescore")
+    assert "sayagain tokenizer build accurate" in error["message"]
+    assert ask(client, query_path.read_bytes(), rescore="deeper").status_code == 422
+
+
+def test_sound_that_is_gone_or_has_changed_is_not_heard(tmp_path: Path, tokenizer_path: Path) -> None:
+    folder, home = tmp_path / "archive", tmp_path / "home"
+    shutil.copytree(DEMO / "archive" / "skerry-radio", folder)
+
+    def run(*words: str | Path) -> "subprocess.CompletedProcess[str]":
+        return run_cli(home, tokenizer_path, *words)
+
+    assert run("index", folder, "--archive", "demo").returncode == 0
+    own = Settings(
+        home=home, database_url=None, tokenizer=tokenizer_path, threads=1, deep_tokenizer=str(tokenizer_path),
+        deep_hits=1_000, deep_budget_s=60, _env_file=None,
+    )  # fmt: skip
+    clip = (DEMO / "query.opus").read_bytes()
+    with TestClient(create_app(own)) as client:
+        before = ask(client, clip, limit=5, rescore="deep").json()["hits"]
+        assert all(hit["deep_similarity"] is not None for hit in before)
+        gone, changed = before[0]["recording"]["name"], before[1]["recording"]["name"]
+        assert gone != changed
+        (folder / gone).unlink()
+        (folder / changed).write_bytes((folder / changed).read_bytes() + b"more")
+    with TestClient(create_app(own)) as client:
+        after = ask(client, clip, limit=50, rescore="deep").json()["hits"]
+        for hit in after:
+            assert (hit["deep_similarity"] is None) == (hit["recording"]["name"] in (gone, changed))
+        stretch = client.post("/v1/search", data={"archive": "demo", "rescore": "deep", **mark(before[0])})
+        assert (stretch.status_code, stretch.json()["error"]["code"]) == (409, "deep_unavailable")
