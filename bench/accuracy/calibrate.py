@@ -8,14 +8,12 @@ Each task weighs the same. A located hit is right by its midpoint; without times
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from bench.accuracy.__main__ import sayagain
+from bench.accuracy.development import indexed, parser
 from service.clips import read_clip
 from service.deps import Backend
 from service.evaluation.judging import Ranked, judge
@@ -23,14 +21,12 @@ from service.evaluation.reliability import reliability
 from service.evaluation.tasks import read_task
 from service.search.answer import Request
 from service.search.calibration import LogisticMap
-from service.settings import Settings
 
 DEEP_HITS = 50
 
 
-def pairs(settings: Settings, task: Path, archive: str, deep: bool) -> tuple[np.ndarray, np.ndarray]:
+def pairs(backend: Backend, task: Path, archive: str, deep: bool) -> tuple[np.ndarray, np.ndarray]:
     """[distance, similarity, perhaps that of deep rescoring] of all hits that count, and whether they are right."""
-    backend = Backend.open(settings)
     features, right = [], []
     for query in read_task(task):
         clip = read_clip(task.parent / query.clip, backend.settings.max_query_s)
@@ -47,26 +43,19 @@ def pairs(settings: Settings, task: Path, archive: str, deep: bool) -> tuple[np.
             else:
                 continue
             right.append(correct)
-    backend.close()
     return np.array(features), np.array(right)
 
 
 def main() -> None:
     """Index, ask, fit, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speech", type=Path, required=True)
-    parser.add_argument("--tasks", type=Path, required=True)
-    parser.add_argument("--task", nargs="+", default=["english", "malayalam"])
-    parser.add_argument("--deep", help="the ONNX file of deep rescoring")
-    arguments = parser.parse_args()
+    known = parser(str(__doc__))
+    known.add_argument("--deep", help="the ONNX file of deep rescoring")
+    arguments = known.parse_args()
     features, right, weights = [], [], []
     for task in arguments.task:
-        with tempfile.TemporaryDirectory() as home:
-            sayagain(home, "index", str(arguments.speech / "dev" / task), "--archive", task)
-            settings = Settings(home=Path(home), deep_hits=DEEP_HITS, deep_budget_s=3_600.0)
-            if arguments.deep:
-                settings = settings.model_copy(update={"deep_tokenizer": arguments.deep})
-            x, y = pairs(settings, arguments.tasks / f"{task}.json", task, bool(arguments.deep))
+        deep = {"deep_tokenizer": arguments.deep} if arguments.deep else {}
+        with indexed(task, arguments, deep_hits=DEEP_HITS, deep_budget_s=3_600.0, **deep) as backend:
+            x, y = pairs(backend, arguments.tasks / f"{task}.json", task, bool(arguments.deep))
         features.append(x)
         right.append(y)
         weights.append(np.full(len(y), 1e5 / len(y)))

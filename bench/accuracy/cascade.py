@@ -7,64 +7,31 @@ Also: several examples of a term against one, two ways to join them, and hits ma
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from bench.accuracy.__main__ import sayagain
-from indexer import store
+from bench.accuracy.development import Archive, Bool, by_windows, indexed, opened, parser
 from service.clips import read_clip
 from service.deps import Backend
-from service.evaluation.judging import Ranked, judge
-from service.evaluation.metrics import average_precision
-from service.evaluation.tasks import Place, TaskQuery, read_task
-from service.search import alignment, calibration, cascade, stretches
+from service.evaluation.tasks import Place, TaskQuery
+from service.search import alignment, cascade, stretches
 from service.search.answer import Clock
 from service.search.calibration import Evidence
-from service.search.candidates import Windows
-from service.search.feedback import Setting, marked, second_look
+from service.search.feedback import marked, second_look
 from service.search.fusion import averaged
-from service.search.localindex import View
 from service.search.query import Query, hear
 from service.search.rescoring import Float32
 from service.search.stretches import Stretches, times_of
-from service.settings import Settings
 
-Bool = npt.NDArray[np.bool_]
 DEPTH = 2_000
 EXAMPLES = 3
 LEAST_EXAMPLE_S = 0.25
 MARKED = 5  # first hits that somebody listens to and marks
-
-
-@dataclass(frozen=True, eq=False)
-class Archive:
-    """An indexed archive, its task, and the queries as they are heard."""
-
-    setting: Setting
-    names: dict[int, str]
-    tasks: Sequence[TaskQuery]
-    queries: Sequence[Query]
-    folder: Path
-
-    def alive(self, query: TaskQuery, also: frozenset[str] = frozenset()) -> list[Bool]:
-        """Segments that a query may find."""
-        left_out = [number for number, name in self.names.items() if name in query.exclude | also]
-        return [~np.isin(part.shard.recording, left_out) & part.alive for part in self.setting.view.parts]
-
-    def precision(self, query: TaskQuery, places: Stretches, scores: npt.NDArray[np.floating]) -> float:
-        """Average precision by file of places in the order of their scores."""
-        times = times_of(places, self.setting.view)
-        order = np.argsort(-scores, kind="stable")
-        hits = [Ranked(self.names[int(times.recording[at])], 0.0, 0.0, float(scores[at])) for at in order]
-        return average_precision(judge(query, hits, located=False))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -89,16 +56,6 @@ def _weighted(
             old, new = new, old
         out[window] = best / tokens
     return out
-
-
-def by_windows(
-    view: View, windows: Windows, score: Callable[[npt.NDArray[np.uint16], Windows], Float32]
-) -> tuple[Stretches, Float32]:
-    """Windows as places, each with a score made from its part's ids."""
-    scores = np.zeros(len(windows), np.float32)
-    for those, shard in view.shards_of(windows.part):
-        scores[those] = score(shard.ids, windows.take(those))
-    return Stretches(windows.part, windows.segment, windows.low, windows.high, scores), scores
 
 
 def stages_of(
@@ -224,32 +181,12 @@ def _evidence_of_all(
     return places, second_look(places, evidence, setting).scores
 
 
-def opened(backend: Backend, name: str, task: Path, folder: Path) -> Archive:
-    """An archive with its queries; clips that cannot be searched are left out."""
-    with backend.connect() as connection:
-        archive = store.get_archive(connection, name)
-        assert archive.codebook_id is not None
-        codebook = store.load_codebook(connection, archive.codebook_id)
-        view = backend.search.index.view(connection, archive, codebook)
-        names = {r.id: r.name for r in store.list_recordings(connection, archive.id, 10**9)}
-    tasks = read_task(task)
-    heard = [hear(read_clip(task.parent / q.clip, 60.0), backend.search.tokenizer, codebook) for q in tasks]
-    return Archive(Setting(view, codebook, calibration.sample_of(view)), names, tasks, heard, folder)
-
-
 def main() -> None:
     """Index, search, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speech", type=Path, required=True)
-    parser.add_argument("--tasks", type=Path, required=True)
-    parser.add_argument("--task", nargs="+", default=["english", "malayalam"])
-    arguments = parser.parse_args()
+    arguments = parser(str(__doc__)).parse_args()
     for task in arguments.task:
-        with tempfile.TemporaryDirectory() as home:
-            folder = arguments.speech / "dev" / task
-            sayagain(home, "index", str(folder), "--archive", task)
-            backend = Backend.open(Settings(home=Path(home)))
-            archive = opened(backend, task, arguments.tasks / f"{task}.json", folder)
+        with indexed(task, arguments) as backend:
+            archive = opened(backend, task, arguments)
             table: dict[str, list[float]] = {}
             ms: dict[str, float] = {}
             joined: dict[str, list[float]] = {}
@@ -261,7 +198,6 @@ def main() -> None:
                     began = time.perf_counter()
                 for name, value in (examples_of(archive, one, query, backend) or {}).items():
                     joined.setdefault(name, []).append(value)
-            backend.close()
         print(f"\n{task}, {len(archive.tasks)} queries\n\n| order of hits by | MAP | ms a query |\n|---|---|---|")
         for name, values in table.items():
             print(f"| {name} | {np.mean(values):.4f} | {ms[name] / len(values):.1f} |")

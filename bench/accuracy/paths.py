@@ -7,25 +7,19 @@ All rescore the same candidates; the first row is what the product does, before 
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from bench.accuracy.__main__ import sayagain
-from bench.accuracy.cascade import Archive, by_windows, opened
-from service.deps import Backend
+from bench.accuracy.development import Archive, by_windows, indexed, opened, parser
 from service.evaluation.tasks import TaskQuery
 from service.search import cascade
 from service.search.query import Query
 from service.search.rescoring import Float32
 from service.search.stretches import Stretches
-from service.settings import Settings
 
 DEPTH = 2_000
 
@@ -140,23 +134,15 @@ def orders(archive: Archive, task: TaskQuery, query: Query) -> Iterator[tuple[st
 
 def main() -> None:
     """Index, rescore, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speech", type=Path, required=True)
-    parser.add_argument("--tasks", type=Path, required=True)
-    parser.add_argument("--task", nargs="+", default=["english", "malayalam"])
-    arguments = parser.parse_args()
+    arguments = parser(str(__doc__)).parse_args()
     table: dict[str, list[float]] = {}
     for task in arguments.task:
-        with tempfile.TemporaryDirectory() as home:
-            folder = arguments.speech / "dev" / task
-            sayagain(home, "index", str(folder), "--archive", task)
-            backend = Backend.open(Settings(home=Path(home)))
-            archive = opened(backend, task, arguments.tasks / f"{task}.json", folder)
+        with indexed(task, arguments) as backend:
+            archive = opened(backend, task, arguments)
             found: dict[str, list[float]] = {}
             for one, query in zip(archive.tasks, archive.queries, strict=True):
                 for name, places, scores in orders(archive, one, query):
                     found.setdefault(name, []).append(archive.precision(one, places, scores))
-            backend.close()
         for name, values in found.items():
             table.setdefault(name, []).append(float(np.mean(values)))
     print(f"| paths | {' | '.join(f'{task} MAP' for task in arguments.task)} |\n|---{'|---' * len(arguments.task)}|")
