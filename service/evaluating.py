@@ -21,7 +21,9 @@ def evaluate(
     ] = None,
     references: Annotated[Path | None, typer.Option(help="where words are said: a .ctm or .rttm file")] = None,
     archive: Annotated[str, typer.Option("--archive", "-a", help="name of the archive")] = "default",
-    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="score that ATWV answers from")] = 0.5,
+    threshold: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="score that ATWV answers from; else what beta implies")
+    ] = None,
     beta: Annotated[
         float | None, typer.Option(min=0.0, help="what a false alarm costs; else 12.49 by file, 999.9 located")
     ] = None,

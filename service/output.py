@@ -150,6 +150,6 @@ def print_figures(figures: dict[str, Figures]) -> None:
     for name, f in figures.items():
         table.add_row(
             name, str(f.queries), f"{f.map:.4f}", f"{f.mrr:.3f}", f"{f.p10:.3f}", f"{f.mtwv:.3f}", f"{f.threshold:.3f}",
-            f"{f.atwv:.3f}", f"{f.atwv_threshold:g}", f"{f.beta:g}", "-" if f.ece is None else f"{f.ece:.3f}",
+            f"{f.atwv:.3f}", f"{f.atwv_threshold:.3g}", f"{f.beta:g}", "-" if f.ece is None else f"{f.ece:.3f}",
         )  # fmt: skip
     Console(highlight=False).print(table)

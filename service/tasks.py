@@ -17,7 +17,7 @@ from service.deps import Backend
 from service.errors import CLIP_ERRORS, code_of, message_of
 from service.evaluation.detections import Answered
 from service.evaluation.errors import TaskError
-from service.evaluation.figures import THRESHOLD, Figures, Level, figures_of, levels
+from service.evaluation.figures import Figures, Level, figures_of, levels
 from service.evaluation.judging import Ranked, verdicts
 from service.evaluation.names import RecordingNames
 from service.evaluation.querylist import read_queries
@@ -48,7 +48,6 @@ class TaskResult:
     failed: int
     levels: dict[str, Level]
     answers: tuple[Answered, ...]
-    threshold: float
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -66,7 +65,7 @@ class TaskResult:
     def report(self, report: Report, questions: Questions) -> None:
         """Write everything down. Raises ReportError."""
         title = f"{questions.path.name}, archive {questions.archive.name}"
-        report.write(self.as_json(), self.levels, self.answers, questions.names, self.threshold, title)
+        report.write(self.as_json(), self.levels, self.answers, questions.names, title)
 
 
 def read_questions(
@@ -104,7 +103,7 @@ def run(
     context_folder: Path | None = None,
     exact: bool = False,
     deep: bool = False,
-    threshold: float = THRESHOLD,
+    threshold: float | None = None,
     beta: float | None = None,
 ) -> TaskResult:
     """Search every query; a clip that cannot be searched is named, and counts as answered with nothing.
@@ -126,9 +125,9 @@ def run(
             continue
         stages[query.clip] = answer
         answers[query.clip] = [Ranked(h.recording.name, h.start_s, h.end_s, h.score) for h in answer.hits]
-    by_level = levels(queries, answers, archive.recordings, archive.hours * 3600.0, beta)
+    by_level = levels(queries, answers, archive.recordings, archive.hours * 3600.0, beta, threshold)
     return TaskResult(
-        figures=figures_of(by_level, threshold),
+        figures=figures_of(by_level),
         median_ms={
             name: round(float(np.median([getattr(a.timing_ms, name) for a in stages.values()])), 2) if stages else 0.0
             for name in (*STAGES, "total")
@@ -144,7 +143,6 @@ def run(
             )
             for query in queries
         ),
-        threshold=threshold,
     )
 
 

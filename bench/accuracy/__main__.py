@@ -44,7 +44,7 @@ def row(task: str, what: str, f: dict[str, Any]) -> str:
     return ROW.format(
         task=task, what=what, map=f"{f['map']:.4f}", mrr=f"{f['mrr']:.3f}", p10=f"{f['p10']:.3f}",
         mtwv=f"{f['mtwv']:.3f} ({f['beta']:g}, {f['threshold']:.2f})",
-        atwv=f"{f['atwv']:.3f} at {f['atwv_threshold']:g}", ece="-" if f["ece"] is None else f"{f['ece']:.3f}",
+        atwv=f"{f['atwv']:.3f} at {f['atwv_threshold']:.2f}", ece="-" if f["ece"] is None else f"{f['ece']:.3f}",
     )  # fmt: skip
 
 

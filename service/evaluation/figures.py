@@ -14,7 +14,6 @@ from service.evaluation.reliability import Reliability, reliability
 from service.evaluation.tasks import TaskQuery
 from service.evaluation.twv import FILE_BETA, LOCATED_BETA
 
-THRESHOLD = 0.5  # a hit that is rather right than wrong, if scores are what they say
 GROUPS = ("all", "iv", "oov")
 
 
@@ -23,8 +22,8 @@ class Figures:
     """Means over queries of which something is to be found.
 
     `mtwv` is the best term-weighted value over all thresholds, reached at `threshold`; `atwv` is the one at
-    `atwv_threshold`, which was chosen beforehand. `ece` is the expected calibration error (None without scores of
-    .05 to 1).
+    `atwv_threshold`, which knows nothing of what is right. `ece` is the expected calibration error (None without scores
+    of .05 to 1).
     """
 
     queries: int
@@ -34,19 +33,23 @@ class Figures:
     mtwv: float
     threshold: float
     beta: float
-    atwv: float = 0.0
-    atwv_threshold: float = THRESHOLD
+    atwv: float
+    atwv_threshold: float
     ece: float | None = None
 
 
 @dataclass(frozen=True)
 class Level:
-    """Answers judged in one way, one for each query, with what a false alarm is counted against and what it costs."""
+    """Answers judged in one way, one for each query, with what a false alarm is counted against and what it costs.
+
+    ATWV answers with the hits whose score is `threshold` or more.
+    """
 
     judged: tuple[Judged, ...]
     oov: tuple[bool, ...]
     trials: float
     beta: float
+    threshold: float
 
     def chosen(self, group: str = "all") -> list[Judged]:
         """Answers of a group's queries: "all", "iv" or "oov"."""
@@ -56,9 +59,9 @@ class Level:
         """TWV over thresholds, all queries."""
         return twv.curve(self.judged, self.trials, self.beta)
 
-    def actual(self, threshold: float) -> twv.Point:
-        """What a threshold gives, all queries."""
-        return twv.actual_twv(self.judged, self.trials, self.beta, threshold)
+    def actual(self) -> twv.Point:
+        """What the threshold gives, all queries."""
+        return twv.actual_twv(self.judged, self.trials, self.beta, self.threshold)
 
     def precision(self, ranks: int) -> list[float]:
         """P@1, P@2 ... P@ranks."""
@@ -70,7 +73,7 @@ class Level:
         hits = [hit for j in self.chosen(group) for hit in j.hits if hit[0] <= 1.0]
         return reliability([score for score, _ in hits], [right for _, right in hits])
 
-    def figures(self, group: str, threshold: float) -> Figures | None:
+    def figures(self, group: str) -> Figures | None:
         """Figures of a group, None where it has no query of which something is to be found."""
         judged = [j for j in self.chosen(group) if j.relevant]
         if not judged:
@@ -84,8 +87,8 @@ class Level:
             mtwv=best,
             threshold=at,
             beta=self.beta,
-            atwv=twv.actual_twv(judged, self.trials, self.beta, threshold).twv,
-            atwv_threshold=threshold,
+            atwv=twv.actual_twv(judged, self.trials, self.beta, self.threshold).twv,
+            atwv_threshold=self.threshold,
             ece=self.reliability(group).error,
         )
 
@@ -96,28 +99,29 @@ def levels(
     recordings: int,
     audio_s: float,
     beta: float | None = None,
+    threshold: float | None = None,
 ) -> dict[str, Level]:
-    """ "file" and, where all references have times, "located". `answers` go by clip; `beta` replaces that of both.
+    """ "file" and, where all references have times, "located". `answers` go by clip.
+
+    `beta` and `threshold` replace those of both; the usual threshold is what beta implies.
 
     By file there is a trial for each recording, located one for each second.
     """
     timed = all(place.start_s is not None for q in queries for place in q.relevant)
     kinds = {"file": (float(recordings), FILE_BETA), "located": (audio_s, LOCATED_BETA)}
-    return {
-        name: Level(
-            judged=tuple(judge(q, answers.get(q.clip, ()), name == "located") for q in queries),
-            oov=tuple(q.oov for q in queries),
-            trials=trials,
-            beta=usual if beta is None else beta,
-        )
-        for name, (trials, usual) in kinds.items()
-        if name == "file" or timed
-    }
+    out = {}
+    for name, (trials, usual) in kinds.items():
+        if name == "file" or timed:
+            judged = tuple(judge(q, answers.get(q.clip, ()), name == "located") for q in queries)
+            cost = usual if beta is None else beta
+            least = twv.implied_threshold(judged, trials, cost) if threshold is None else threshold
+            out[name] = Level(judged, tuple(q.oov for q in queries), trials, cost, least)
+    return out
 
 
-def figures_of(levels: Mapping[str, Level], threshold: float = THRESHOLD) -> dict[str, Figures]:
+def figures_of(levels: Mapping[str, Level]) -> dict[str, Figures]:
     """Figures by "file/all", "file/iv", "file/oov", "located/all" ..., without groups that have nothing to be found."""
-    table = {f"{name}/{group}": level.figures(group, threshold) for name, level in levels.items() for group in GROUPS}
+    table = {f"{name}/{group}": level.figures(group) for name, level in levels.items() for group in GROUPS}
     return {name: found for name, found in table.items() if found is not None}
 
 
@@ -126,8 +130,8 @@ def figures(
     answers: Mapping[str, Sequence[Ranked]],
     recordings: int,
     audio_s: float,
-    threshold: float = THRESHOLD,
+    threshold: float | None = None,
     beta: float | None = None,
 ) -> dict[str, Figures]:
     """`levels` and `figures_of` in one."""
-    return figures_of(levels(queries, answers, recordings, audio_s, beta), threshold)
+    return figures_of(levels(queries, answers, recordings, audio_s, beta, threshold))

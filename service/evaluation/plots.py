@@ -41,13 +41,13 @@ def require() -> None:
         ) from error
 
 
-def draw(levels: Mapping[str, Level], threshold: float, title: str) -> dict[str, bytes]:
+def draw(levels: Mapping[str, Level], title: str) -> dict[str, bytes]:
     """PNG files by name. Raises PlotsMissing."""
     require()
     curves = {name: (level, level.curve()) for name, level in levels.items()}
     return {
-        "twv.png": _twv(curves, threshold, title),
-        "misses.png": _misses(curves, threshold, title),
+        "twv.png": _twv(curves, title),
+        "misses.png": _misses(curves, title),
         "reliability.png": _reliability(levels, title),
         "precision.png": _precision(levels, title),
     }
@@ -81,15 +81,16 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text).replace("$", r"\$")
 
 
-def _twv(curves: Mapping[str, tuple[Level, Curve]], threshold: float, title: str) -> bytes:
+def _twv(curves: Mapping[str, tuple[Level, Curve]], title: str) -> bytes:
     figure, axes = _figure(len(curves))
     for each, (name, (level, full)) in zip(axes, curves.items(), strict=True):
         line = full.thinned(POINTS)
         each.plot(line.thresholds, line.twv, color=COLOURS[name], drawstyle="steps-post")
-        best, actual = full.maximum(), level.actual(threshold)
+        best, actual = full.maximum(), level.actual()
         _mark(each, best, best.threshold, best.twv, MAXIMUM, f"MTWV {best.twv:.3f} at {best.threshold:.3f}")
         # What lies under the plot is marked at its lower edge; its number says how far down it is.
-        _mark(each, actual, threshold, max(LOWEST_TWV, actual.twv), ACTUAL, f"ATWV {actual.twv:.3f} at {threshold:g}")
+        label = f"ATWV {actual.twv:.3f} at {actual.threshold:.3f}"
+        _mark(each, actual, actual.threshold, max(LOWEST_TWV, actual.twv), ACTUAL, label)
         each.axhline(0.0, color=GREY, linewidth=0.8)
         each.set(
             xlim=(-0.02, 1.02), ylim=(LOWEST_TWV * 1.04, 1.0), xlabel="threshold", ylabel="term-weighted value",
@@ -106,7 +107,7 @@ def _mark(axes: Axes, point: Point, x: float, y: float, marker: str, label: str)
     )  # fmt: skip
 
 
-def _misses(curves: Mapping[str, tuple[Level, Curve]], threshold: float, title: str) -> bytes:
+def _misses(curves: Mapping[str, tuple[Level, Curve]], title: str) -> bytes:
     """Misses against false alarms (a DET curve, with a straight axis for the misses)."""
     figure, axes = _figure(len(curves))
     for each, (name, (level, full)) in zip(axes, curves.items(), strict=True):
@@ -114,7 +115,7 @@ def _misses(curves: Mapping[str, tuple[Level, Curve]], threshold: float, title: 
         shown = line.false_alarm > 0
         lowest = float(line.false_alarm[shown].min()) if shown.any() else 1e-6
         each.plot(line.false_alarm[shown], line.miss[shown], color=COLOURS[name], drawstyle="steps-post")
-        for point, marker, what in ((full.maximum(), MAXIMUM, "MTWV"), (level.actual(threshold), ACTUAL, "ATWV")):
+        for point, marker, what in ((full.maximum(), MAXIMUM, "MTWV"), (level.actual(), ACTUAL, "ATWV")):
             label = f"{what}: {point.miss:.3f} missed, {_alarms(name, point.false_alarm)}"
             _mark(each, point, max(point.false_alarm, lowest), point.miss, marker, label)
         each.set_xscale("log")

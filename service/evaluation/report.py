@@ -44,17 +44,17 @@ class Report:
         levels: Mapping[str, Level],
         answers: Sequence[Answered],
         names: RecordingNames,
-        threshold: float,
         title: str,
     ) -> None:
         """All files. Raises ReportError."""
+        threshold = levels.get("located", levels["file"]).threshold
         parts: dict[str, Iterable[bytes]] = {
             "figures.json": [json.dumps(summary, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")],
             "kwslist.xml": _encoded(detections.kwslist(answers, names, threshold, title)),
             "detections.tsv": _encoded(detections.table(answers, threshold)),
         }
         if self._with_plots:
-            parts |= {name: [png] for name, png in plots.draw(levels, threshold, title).items()}
+            parts |= {name: [png] for name, png in plots.draw(levels, title).items()}
         for name, blocks in parts.items():
             partial = self._partial(name)
             self._write(partial, blocks)

@@ -94,6 +94,18 @@ def maximum_twv(judged: Sequence[Judged], trials: float, beta: float) -> tuple[f
     return best.twv, best.threshold
 
 
+def implied_threshold(judged: Sequence[Judged], trials: float, beta: float) -> float:
+    """The score from which a hit is worth its risk, where scores are probabilities: beta n / (trials - n + beta n).
+
+    n, how often a term is said, is what the scores themselves lead to expect: the mean over queries of their sum.
+    """
+    if not judged:
+        return 1.0
+    expected = sum(score for j in judged for score, _ in j.hits) / len(judged)
+    expected = min(max(expected, 1.0), trials / 2)
+    return beta * expected / (trials - expected + beta * expected)
+
+
 def actual_twv(judged: Sequence[Judged], trials: float, beta: float, threshold: float) -> Point:
     """What is there at a threshold that was chosen beforehand (ATWV): hits with that score or more are answered."""
     miss = false_alarm = 0.0

@@ -39,9 +39,16 @@ def test_beta_and_threshold_are_the_users() -> None:
     assert found["located/all"].atwv == pytest.approx(1 / 3 - 1 / 97)
 
 
+def test_without_a_threshold_it_is_what_beta_implies() -> None:
+    found = figures([QUERY], {"q.flac": HITS}, 10, 100.0, beta=1.0)
+    expected = {"file": 0.9 + 0.8 + 0.5, "located": 0.9 + 0.8 + 0.6 + 0.5}  # the sum of scores, cost 1 to 1
+    assert found["file/all"].atwv_threshold == pytest.approx(expected["file"] / 10)
+    assert found["located/all"].atwv_threshold == pytest.approx(expected["located"] / 100)
+
+
 def test_queries_of_which_nothing_is_to_be_found_count_for_calibration_alone() -> None:
-    alone = figures([QUERY], {"q.flac": HITS}, 10, 100.0)["file/all"]
-    both = figures([QUERY, UNSAID], {"q.flac": HITS, "s.flac": HITS}, 10, 100.0)["file/all"]
+    alone = figures([QUERY], {"q.flac": HITS}, 10, 100.0, threshold=0.7)["file/all"]
+    both = figures([QUERY, UNSAID], {"q.flac": HITS, "s.flac": HITS}, 10, 100.0, threshold=0.7)["file/all"]
     assert (both.queries, both.map, both.mtwv, both.atwv) == (1, alone.map, alone.mtwv, alone.atwv)
     assert both.ece is not None
     assert alone.ece is not None

@@ -36,7 +36,7 @@ def many() -> dict[str, Level]:
 
 
 def write(folder: Path, with_plots: bool = True) -> None:
-    Report(folder, with_plots).write({"figures": {}}, LEVELS, ANSWERS, NAMES, 0.5, "example, archive one")
+    Report(folder, with_plots).write({"figures": {}}, LEVELS, ANSWERS, NAMES, "example, archive one")
 
 
 def test_a_report_has_all_its_parts(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_report_has_all_its_parts(tmp_path: Path) -> None:
 def test_plots_are_pictures_of_a_sensible_size() -> None:
     from matplotlib.image import imread
 
-    pictures = plots.draw(many(), 0.5, "a $title$ with\nodd characters_^{ \u0d15\u5b57")
+    pictures = plots.draw(many(), "a $title$ with\nodd characters_^{ \u0d15\u5b57")
     for name, png in pictures.items():
         pixels = imread(io.BytesIO(png))
         height, width = pixels.shape[:2]
@@ -75,7 +75,7 @@ def test_plots_are_pictures_of_a_sensible_size() -> None:
     ids=["untimed", "nothing", "right", "negative"],
 )
 def test_odd_answers_are_drawn_and_written_too(levels: dict[str, Level]) -> None:
-    assert len(plots.draw(levels, 0.5, "odd")) == 4
+    assert len(plots.draw(levels, "odd")) == 4
     json.dumps(curves_json(levels), allow_nan=False)
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import det_curve
 
 from service.evaluation.judging import Judged
-from service.evaluation.twv import Curve, actual_twv, curve, maximum_twv
+from service.evaluation.twv import Curve, actual_twv, curve, implied_threshold, maximum_twv
 
 ONE = Judged(((0.9, True), (0.5, False)), 2)
 TWO = Judged(((0.8, True), (0.6, False), (0.4, True)), 2)
@@ -112,3 +112,23 @@ def test_a_thinned_curve_keeps_its_ends_and_its_maximum(size: int, points: int, 
     assert few.maximum() == full.maximum()
     if size:
         assert (few.thresholds[0], few.thresholds[-1]) == (full.thresholds[0], full.thresholds[-1])
+
+
+def test_the_implied_threshold_by_hand() -> None:
+    # The scores lead to expect (.9 + .5 + .8 + .6 + .4) / 2 = 1.6 places a query, of 100.
+    assert implied_threshold([ONE, TWO], trials=100, beta=10) == pytest.approx(16 / (100 - 1.6 + 16))
+    assert implied_threshold([ONE, TWO], trials=100, beta=0) == 0.0
+    assert implied_threshold([], 100, 10) == 1.0
+
+
+def test_where_scores_are_probabilities_no_threshold_is_better_than_the_implied_one() -> None:
+    rng = np.random.default_rng(3)
+    judged = []
+    for _ in range(400):
+        hits = [(float(p), bool(rng.random() < p)) for p in np.sort(rng.beta(0.1, 1.5, 60))[::-1]]
+        judged.append(Judged(tuple(hits), max(1, sum(right for _, right in hits))))
+    for beta in (2.0, 12.49, 100.0):
+        at = implied_threshold(judged, 900, beta)
+        best, _ = maximum_twv(judged, 900, beta)
+        assert actual_twv(judged, 900, beta, at).twv > best - 0.01
+    assert actual_twv(judged, 900, 2.0, 0.5).twv < maximum_twv(judged, 900, 2.0)[0] - 0.05
