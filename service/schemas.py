@@ -7,6 +7,9 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 
+MAX_ID = 2**63 - 1  # what the database counts to
+
+
 class _Out(BaseModel):
     model_config = ConfigDict(frozen=True)
 
@@ -87,7 +90,7 @@ class MarkIn(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    recording: int
+    recording: int = Field(ge=0, le=MAX_ID)
     start: float = Field(ge=0.0)
     end: float = Field(gt=0.0)
 

@@ -11,7 +11,7 @@ from fastapi import Depends, File, Form, UploadFile
 from service.clips import Clip, read_clip
 from service.deps import BackendDep
 from service.errors import BadRequest, TooManyClips, UploadTooLarge
-from service.schemas import ErrorOut
+from service.schemas import MAX_ID, ErrorOut
 from service.search.answer import Request
 from service.search.query import Reference
 from service.settings import Settings
@@ -58,7 +58,7 @@ def examples(
         list[UploadFile] | None, File(description="a clip of the term; repeat it for more examples")
     ] = None,
     recording: Annotated[
-        int | None, Form(description="in place of a clip: the id of a recording, of which start to end is the term")
+        int | None, Form(ge=0, le=MAX_ID, description="in place of a clip: the id of a recording, of which start to end is the term")
     ] = None,
     start: Annotated[float | None, Form(ge=0.0, description="seconds; the term begins here in the clip")] = None,
     end: Annotated[float | None, Form(gt=0.0, description="seconds; the term ends here in the clip")] = None,

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 
 from indexer import store
 from service.deps import ConnectionDep
-from service.schemas import RecordingsOut
+from service.schemas import MAX_ID, RecordingsOut
 from service.views import recording_out
 
 router = APIRouter(prefix="/v1/recordings", tags=["recordings"])
@@ -20,7 +20,7 @@ def list_recordings(
     archive: str = "default",
     contains: Annotated[str | None, Query(max_length=200, description="part of the name")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Annotated[int, Query(ge=0, le=MAX_ID)] = 0,
 ) -> RecordingsOut:
     """One page of an archive's recordings, by name."""
     found = store.get_archive(connection, archive)

@@ -261,6 +261,8 @@ def test_a_stretch_of_an_indexed_recording_can_be_the_query_without_its_sound(cl
     ("form", "status", "code", "field"),
     [
         ({"recording": 10**9, "start": 1, "end": 2}, 404, "recording_not_found", None),
+        ({"recording": 2**63, "start": 1, "end": 2}, 422, "invalid_request", "recording"),
+        ({"recording": -1, "start": 1, "end": 2}, 422, "invalid_request", "recording"),
         ({"recording": "here", "start": 5000, "end": 5001}, 422, "bad_stretch", "start"),
         ({"recording": "here", "start": 2, "end": 1}, 422, "bad_stretch", "end"),
         ({"recording": "here", "start": 1, "end": 1.04}, 422, "bad_stretch", "start"),

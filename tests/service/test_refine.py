@@ -63,6 +63,8 @@ def test_a_stretch_of_a_recording_can_be_refined_too(client: TestClient, query_p
         ('[{"recording": 1, "start": 1, "end": NaN}]', "[]", 422, "invalid_request", "right"),
         (json.dumps([{"recording": 1, "start": 1.0, "end": 2.0}] * 51), "[]", 422, "invalid_request", "right"),
         ('[{"recording": 999999, "start": 1, "end": 2}]', "[]", 404, "recording_not_found", None),
+        (f'[{{"recording": {2**63}, "start": 1, "end": 2}}]', "[]", 422, "invalid_request", "right"),
+        ('[{"recording": -1, "start": 1, "end": 2}]', "[]", 422, "invalid_request", "right"),
         ("[]", '[{"recording": 1, "start": 2, "end": 1}]', 422, "bad_stretch", "end"),
         ("[]", '[{"recording": 1, "start": 5000, "end": 5001}]', 422, "bad_stretch", "start"),
     ],
