@@ -6,7 +6,6 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-
 MAX_ID = 2**63 - 1  # what the database counts to
 
 

@@ -58,7 +58,10 @@ def examples(
         list[UploadFile] | None, File(description="a clip of the term; repeat it for more examples")
     ] = None,
     recording: Annotated[
-        int | None, Form(ge=0, le=MAX_ID, description="in place of a clip: the id of a recording, of which start to end is the term")
+        int | None,
+        Form(
+            ge=0, le=MAX_ID, description="in place of a clip: the id of a recording, of which start to end is the term"
+        ),
     ] = None,
     start: Annotated[float | None, Form(ge=0.0, description="seconds; the term begins here in the clip")] = None,
     end: Annotated[float | None, Form(gt=0.0, description="seconds; the term ends here in the clip")] = None,

@@ -53,7 +53,7 @@ class LogisticMap:
 
 # Fitted on the development tasks by `python -m bench.accuracy.calibrate`; docs/decisions.md has its output.
 DEFAULT_MAP = LogisticMap(distance=0.705, similarity=9.889, bias=-10.632)
-DEEP_MAP = LogisticMap(distance=0.7, similarity=5.0, deep=5.0, bias=-10.6)  # with the `accurate` tokenizer
+DEEP_MAP = LogisticMap(distance=0.502, similarity=1.201, deep=11.423, bias=-9.974)  # with the `accurate` tokenizer
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from model.audio import SAMPLE_RATE, AudioError, Samples
 from model.tokenizer import LONGEST_S, Tokenizer
 from service.clips import Clip
 from service.search import rescoring
+from service.search.calibration import Evidence
+from service.search.feedback import SAME, WEIGHT
 from service.search.query import Place, embed_speech
 from service.search.rescoring import Float32, Tables
 
@@ -60,13 +62,29 @@ class DeepRescorer:
         first, last = round((place.start_s - first_s) / frame_s), round((place.end_s - first_s) / frame_s)
         return self.tokenizer.embed(sound)[first : max(first + 1, last)]
 
-    def similarity(self, examples: Sequence[Float32], stretches: Sequence[Stretch], until: float) -> Float32:
+    def similarity(
+        self, examples: Sequence[Float32], stretches: Sequence[Stretch], first: Evidence, until: float
+    ) -> Float32:
         """How like the examples each stretch is, a mean cosine: float32 [stretches], the likest first.
 
-        It is not a number where the sound is not to be had as it was indexed, or where the time of `until`, by
+        The best stretch by `first`, the evidence so far, and by what is heard is one more example. The similarity is
+        not a number where the sound is not to be had as it was indexed, or where the time of `until`, by
         `time.monotonic`, would have passed; one window is heard in any case.
         """
         out = np.full(len(stretches), np.nan, np.float32)
+        heard = self._hear_all(stretches, until)
+        if not heard:
+            return out
+        numbers = np.array(sorted(heard))
+        rows = [heard[number] for number in numbers.tolist()]
+        matches = [[_best(example, there) for there in rows] for example in examples]
+        similarity = np.mean([[match.similarity for match in found] for found in matches], axis=0, dtype=np.float32)
+        evidence = Evidence(first.distance[numbers], first.similarity[numbers], similarity)
+        out[numbers] = _second_look(evidence, matches[0], rows)
+        return out
+
+    def _hear_all(self, stretches: Sequence[Stretch], until: float) -> dict[int, Float32]:
+        """Embeddings of the stretches by their numbers, as many as there is time for."""
         heard = self._remembered(stretches)
         missing = [number for number in range(len(stretches)) if number not in heard]
         longest = 0.0
@@ -76,9 +94,7 @@ class DeepRescorer:
                 break
             heard |= self._listen(window, stretches)
             longest = max(longest, time.monotonic() - began)
-        for number, rows in heard.items():
-            out[number] = np.mean([_best(example, rows) for example in examples])
-        return out
+        return heard
 
     def _remembered(self, stretches: Sequence[Stretch]) -> dict[int, Float32]:
         with self._lock:
@@ -148,12 +164,35 @@ class DeepRescorer:
         return out
 
 
-def _best(example: Float32, rows: Float32) -> float:
-    """The mean cosine of the best path of an example through embeddings [frames, dim]."""
+@dataclass(frozen=True)
+class _Match:
+    """The best path of an example through embeddings: frames [start, end) and the mean cosine."""
+
+    start: int
+    end: int
+    similarity: float
+
+
+def _best(example: Float32, rows: Float32) -> _Match:
     tables = Tables(np.ascontiguousarray(example @ rows.T, np.float32), np.zeros((len(example), 0, 256), np.float32))
     codes = np.arange(len(rows), dtype=np.uint16)  # each frame is a code of its own
     whole = rescoring.Codes(codes, np.zeros((len(rows), 0), np.uint8), np.array([0, len(rows)], np.int64))
-    return float(rescoring.match(tables, whole, per_segment=1).similarity[0])
+    m = rescoring.match(tables, whole, per_segment=1)
+    return _Match(int(m.start[0]), int(m.end[0]), float(m.similarity[0]))
+
+
+def _second_look(evidence: Evidence, matches: Sequence[_Match], rows: Sequence[Float32]) -> Float32:
+    """Similarities with the best stretch as a second example, which counts as in `feedback.second_look`."""
+    assert evidence.deep is not None
+    scores = np.where(evidence.deep < SAME, evidence.scores, -1.0)
+    best = int(scores.argmax())
+    if len(rows) < 2 or scores[best] < 0.0:
+        return evidence.deep
+    example = rows[best][matches[best].start : matches[best].end]
+    like = np.array([_best(example, there).similarity for there in rows], np.float32)
+    like[best] = max(evidence.deep[best], np.delete(like, best).max())
+    weight = np.float32(WEIGHT * scores[best])
+    return np.asarray((evidence.deep + weight * like) / (1.0 + weight), np.float32)
 
 
 def _require_unchanged(recording: RecordingInfo) -> None:

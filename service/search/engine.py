@@ -24,6 +24,7 @@ from service.clips import Clip
 from service.errors import CLIP_ERRORS, ArchiveNotReady, DeepUnavailable, message_of
 from service.search import calibration, cascade, rescoring
 from service.search.answer import Answer, Clock, Request
+from service.search.calibration import Evidence
 from service.search.cascade import SearchSettings
 from service.search.deep import DeepRescorer, Stretch
 from service.search.feedback import Setting, marked
@@ -189,8 +190,10 @@ class SearchEngine:
             Stretch(recordings[int(times.recording[at])], float(times.start_s[at]), float(times.end_s[at]))
             for at in chosen
         ]
-        deep[chosen] = self._deep_rescorer().similarity(asked.sounds, stretches, until)
-        return reordered(ranking, replace(ranking.evidence, deep=deep), asked.request)
+        evidence = ranking.evidence
+        so_far = Evidence(evidence.distance[chosen], evidence.similarity[chosen])
+        deep[chosen] = self._deep_rescorer().similarity(asked.sounds, stretches, so_far, until)
+        return reordered(ranking, replace(evidence, deep=deep), asked.request)
 
     def _sounds(self, request: Request, queries: Sequence[Query], connection: Connection) -> list[Float32]:
         """The examples by the embeddings of deep rescoring. Raises DeepUnavailable; NoSpeech."""
