@@ -60,7 +60,9 @@ def examples(
     recording: Annotated[
         int | None,
         Form(
-            ge=0, le=MAX_ID, description="in place of a clip: the id of a recording, of which start to end is the term"
+            ge=0,
+            le=MAX_ID,
+            description="in place of a clip: the id of a recording, of which start to end is the term",
         ),
     ] = None,
     start: Annotated[float | None, Form(ge=0.0, description="seconds; the term begins here in the clip")] = None,

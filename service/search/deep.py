@@ -78,7 +78,7 @@ class DeepRescorer:
         numbers = np.array(sorted(heard))
         rows = [heard[number] for number in numbers.tolist()]
         matches = [[_best(example, there) for there in rows] for example in examples]
-        similarity = np.mean([[match.similarity for match in found] for found in matches], axis=0, dtype=np.float32)
+        similarity = np.array([[match.similarity for match in found] for found in matches], np.float32).mean(axis=0)
         evidence = Evidence(first.distance[numbers], first.similarity[numbers], similarity)
         out[numbers] = _second_look(evidence, matches[0], rows)
         return out

@@ -17,6 +17,8 @@ from model.tokenizer import Tokenizer
 from service.app import create_app
 from service.clips import read_clip
 from service.deps import Backend
+from service.search import deep
+from service.search.calibration import Evidence
 from service.search.deep import PAD_S, DeepRescorer, Stretch
 from service.settings import Settings
 from tests.service.conftest import DEMO, run_cli
@@ -61,38 +63,70 @@ def some(recordings: list[RecordingInfo], count: int) -> list[Stretch]:
     return [Stretch(r, at, at + 0.8) for r in recordings for at in (1.0, 3.5, 6.0, 11.5)][:count]
 
 
+def similarity(rescorer: DeepRescorer, stretches: list[Stretch], seconds: float = 60.0) -> np.ndarray:
+    """Of the demo's query; nothing is known before."""
+    example = rescorer.hear(read_clip(DEMO / "query.opus", 60.0))
+    nothing = Evidence(np.zeros(len(stretches), np.float32), np.zeros(len(stretches), np.float32))
+    return rescorer.similarity([example], stretches, nothing, time.monotonic() + seconds)
+
+
+def alone(rescorer: DeepRescorer, stretch: Stretch) -> np.ndarray:
+    """Embeddings of a stretch and of what lies around it, in a run of its own."""
+    low, high = stretch.start_s - PAD_S, stretch.end_s + PAD_S
+    return rescorer.tokenizer.embed(audio.read(stretch.recording.path)[round(low * 16_000) : round(high * 16_000)])
+
+
 def test_stretches_in_one_window_are_like_the_query_as_each_is_alone(
-    rescorer: DeepRescorer, recordings: list[RecordingInfo]
+    rescorer: DeepRescorer, recordings: list[RecordingInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(deep, "WEIGHT", 0.0)  # no second look
     example = rescorer.hear(read_clip(DEMO / "query.opus", 60.0))
     stretches = some(recordings, 40)
-    found = rescorer.similarity([example], stretches, time.monotonic() + 60.0)
-    for stretch, similarity in zip(stretches, found, strict=True):
-        low, high = stretch.start_s - PAD_S, stretch.end_s + PAD_S
-        sound = audio.read(stretch.recording.path)[round(low * 16_000) : round(high * 16_000)]
-        alone = rescorer.tokenizer.embed(sound)
-        expected = textbook(example @ alone.T)[:, 0].max()
-        assert similarity == pytest.approx(expected, abs=0.08)  # silence lies around it in place of nothing
+    for stretch, found in zip(stretches, similarity(rescorer, stretches), strict=True):
+        expected = textbook(example @ alone(rescorer, stretch).T)[:, 0].max()
+        assert found == pytest.approx(expected, abs=0.08)  # silence lies around it in place of nothing
+
+
+def test_the_best_stretch_is_one_more_example(
+    rescorer: DeepRescorer, recordings: list[RecordingInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stretches = some(recordings, 12)
+    once = similarity(rescorer, stretches)
+    monkeypatch.setattr(deep, "WEIGHT", 0.0)
+    first = similarity(rescorer, stretches)
+    best = int(first.argmax())
+    monkeypatch.setattr(deep, "WEIGHT", 1e9)  # the example alone
+    like = similarity(rescorer, stretches)
+    example = rescorer.hear(read_clip(DEMO / "query.opus", 60.0))
+    rows = alone(rescorer, stretches[best])
+    paths = textbook(example @ rows.T)
+    end = int(paths[:, 0].argmax())
+    second = rows[int(paths[end, 1]) : end + 1]
+    for number, stretch in enumerate(stretches):
+        if number != best:
+            expected = textbook(second @ alone(rescorer, stretch).T)[:, 0].max()
+            assert like[number] == pytest.approx(expected, abs=0.08)
+            assert min(first[number], like[number]) <= once[number] <= max(first[number], like[number])
 
 
 def test_what_was_heard_is_remembered(
     rescorer: DeepRescorer, recordings: list[RecordingInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    example = rescorer.hear(read_clip(DEMO / "query.opus", 60.0))
     stretches = some(recordings, 40)
-    first = rescorer.similarity([example], stretches, time.monotonic() + 60.0)
+    first = similarity(rescorer, stretches)
+    example = rescorer.hear(read_clip(DEMO / "query.opus", 60.0))
+    monkeypatch.setattr(rescorer, "hear", lambda clip: example)
     monkeypatch.setattr(rescorer.tokenizer, "embed", None)
-    np.testing.assert_array_equal(rescorer.similarity([example], stretches[::-1], 0.0)[::-1], first)
+    np.testing.assert_array_equal(similarity(rescorer, stretches[::-1], 0.0)[::-1], first)
 
 
 def test_one_window_is_heard_when_there_is_no_time_and_the_rest_the_next_time(
     rescorer: DeepRescorer, recordings: list[RecordingInfo]
 ) -> None:
-    example = rescorer.hear(read_clip(DEMO / "query.opus", 60.0))
     stretches = some(recordings, 40)
     heard = []
     for _ in range(4):
-        known = ~np.isnan(rescorer.similarity([example], stretches, 0.0))
+        known = ~np.isnan(similarity(rescorer, stretches, 0.0))
         assert (np.diff(known.astype(int)) <= 0).all()  # the likest hits come first
         heard.append(int(known.sum()))
     assert 0 < heard[0] < heard[1] <= heard[2] <= heard[3]
