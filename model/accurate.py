@@ -145,7 +145,7 @@ def build(
     x = g.op("Sub", _assemble(g, encoder), g.constant("projection.mean", part.mean))
     g.ids(g.embeddings(g.linear(x, "projection", part.projection, None)), part.codebook)
     metadata = {
-        **vars(part.description),
+        **part.description.metadata(),
         "frame_seconds": repr(FRAME_SECONDS),
         "context": "segment",
         "left_context_samples": "0",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,10 +20,12 @@ LARGEST_CODEBOOK = 65_535  # a token is a uint16
 UNIT_TOLERANCE = 1e-3  # by which the length of a unit vector may be off
 PQ_SIZE = 256
 TEXTS = ("name", "version", "licence", "trained_on")
+SCORE_MAP = "score_map"  # the metadata entry
 OUTPUTS = {"ids": (TensorProto.INT64, 2), "embeddings": (TensorProto.FLOAT, 3)}  # element type and rank
 
 Float32 = npt.NDArray[np.float32]
 Level = Literal["error", "warning", "ok"]
+ScoreMap = tuple[float, float, float]
 Context = Literal["bounded", "segment"]
 
 
@@ -37,7 +40,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """What the file says of itself."""
+    """What the file says of itself.
+
+    `score_map`, which may be missing, makes probabilities of what a search finds: the factors of a match's distance
+    from the query's background, in spreads, and of its mean cosine, and the bias, of a logistic function.
+    """
 
     name: str
     version: str
@@ -48,6 +55,7 @@ class TokenizerInfo:
     licence: str
     trained_on: str
     sha256: str
+    score_map: ScoreMap | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,10 +199,28 @@ def _read_info(model: onnx.ModelProto, sha256: str, findings: list[Finding]) -> 
     if not (np.isfinite(frame) and frame > 0.5 and abs(frame - round(frame)) < 1e-6):
         message = f"declares frame_seconds {frame_seconds!r}, which is {frame:.9g} samples: a whole number is needed"
         wrong(message, "frame_seconds")
+    score_map = None
+    try:
+        score_map = read_score_map(metadata)
+    except ValueError as error:
+        wrong(str(error), vital=False)
     if not usable:
         return None
     name, version, licence, trained_on = (metadata.get(key, "") for key in TEXTS)
     return TokenizerInfo(
         name, version, frame_seconds, "bounded" if context == "bounded" else "segment", left, right,
-        licence, trained_on, sha256,
+        licence, trained_on, sha256, score_map,
     )  # fmt: skip
+
+
+def read_score_map(metadata: Mapping[str, str]) -> ScoreMap | None:
+    """The score map of metadata, None where there is none. Raises ValueError where it is not three finite numbers."""
+    if SCORE_MAP not in metadata:
+        return None
+    try:
+        distance, similarity, bias = map(float, metadata[SCORE_MAP].split())
+    except ValueError as error:
+        raise ValueError(f"has a {SCORE_MAP} that is not three numbers: {metadata[SCORE_MAP][:80]!r}") from error
+    if not np.isfinite((distance, similarity, bias)).all() or distance < 0 or similarity < 0:
+        raise ValueError(f"has a {SCORE_MAP} by which better matches are less probable: {metadata[SCORE_MAP][:80]!r}")
+    return distance, similarity, bias

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import helper
 from safetensors import safe_open
 
 from model import attention, convolution
 from model.audio import Samples
 from model.codebook import Codebook
+from model.declaration import SCORE_MAP, ScoreMap
 from model.encoder import (
     FRAME_SAMPLES,
     FRAME_SECONDS,
@@ -29,12 +31,21 @@ from model.tokenizer import open_session
 
 @dataclass(frozen=True)
 class Description:
-    """What the file will say of itself; the rest of the contract's metadata follows from the encoder."""
+    """What the file will say of itself; the rest of the contract's metadata follows from the encoder.
+
+    `score_map` are the three numbers of `TokenizerInfo.score_map`, where they are known.
+    """
 
     name: str
     version: str
     licence: str
     trained_on: str
+    score_map: ScoreMap | None = None
+
+    def metadata(self) -> dict[str, str]:
+        """The entries of the file's metadata."""
+        texts = {"name": self.name, "version": self.version, "licence": self.licence, "trained_on": self.trained_on}
+        return texts if self.score_map is None else texts | {SCORE_MAP: " ".join(map(repr, self.score_map))}
 
 
 class ExportError(Exception):
@@ -101,7 +112,7 @@ def build(
     if codebook.pq is not None:
         g.constant("pq", codebook.pq)
     metadata = {
-        **vars(description),
+        **description.metadata(),
         "frame_seconds": repr(FRAME_SECONDS),
         "context": "bounded",
         "left_context_samples": str(shape.context_samples),
@@ -109,6 +120,14 @@ def build(
         "encoder": shape_to_json(shape),
     }
     return g.tokenizer(description.name, codebook.dim, metadata)
+
+
+def stamp(path: Path, score_map: ScoreMap) -> None:
+    """Write the score map into a tokenizer's file, which is another file from then on: archives tell by its hash."""
+    model = onnx.load(str(path))
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    helper.set_model_props(model, entries | {SCORE_MAP: " ".join(map(repr, score_map))})
+    write_model(model, path)
 
 
 def export(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from model.declaration import read_score_map
 from model.export import Description
 from model.whisper import BLOCKS, LOWER_BLOCKS, WIDTH
 
@@ -77,6 +78,10 @@ def read_tuned(path: Path) -> Tuned:
     lacking = [key for key in ("name", "version", "licence", "trained_on") if not metadata.get(key)]
     if lacking:
         raise TunedError(f"{path} lacks the metadata {', '.join(lacking)}")
+    try:
+        score_map = read_score_map(metadata)
+    except ValueError as error:
+        raise TunedError(f"{path} {error}") from error
     codebook = take("codebook", CODEBOOK_SIZE, DIM)
     length = np.linalg.norm(codebook, axis=1, keepdims=True)  # float16 left it a little off
     if not length.all():
@@ -87,5 +92,5 @@ def read_tuned(path: Path) -> Tuned:
         take("projection.mean", WIDTH),
         take("projection.weight", DIM, WIDTH),
         codebook / length,
-        Description(metadata["name"], metadata["version"], metadata["licence"], metadata["trained_on"]),
+        Description(metadata["name"], metadata["version"], metadata["licence"], metadata["trained_on"], score_map),
     )

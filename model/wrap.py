@@ -98,7 +98,7 @@ def wrap(
     else:
         codebook = _unit(given - mean)
     metadata = {
-        **vars(description),
+        **description.metadata(),
         "frame_seconds": repr(float(frame_seconds)),
         "context": context,
         "left_context_samples": str(left_context_samples),

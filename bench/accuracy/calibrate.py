@@ -1,9 +1,11 @@
 """Fit a logistic map of `service.search.calibration` to development tasks and print it with its error.
 
-    python -m bench.accuracy.calibrate --speech SPEECH --tasks TASKS [--task english malayalam] [--deep FILE.onnx]
+    python -m bench.accuracy.calibrate --speech SPEECH --tasks TASKS [--task english malayalam]
+        [--tokenizer FILE.onnx] [--write] [--deep FILE.onnx]
 
 Each task weighs the same. A located hit is right by its midpoint; without times, a recording's best hit counts. With
---deep it is the map of deep rescoring by that tokenizer, fitted to the first 50 hits of each query.
+--deep it is the map of deep rescoring by that tokenizer, fitted to the first 50 hits of each query. With --write it
+goes into the tokenizer's own file.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from bench.accuracy.development import indexed, parser
+from model.export import stamp
+from model.tokenizer import DEFAULT_WEIGHTS
 from service.clips import read_clip
 from service.deps import Backend
 from service.evaluation.judging import Ranked, judge
@@ -50,11 +54,17 @@ def main() -> None:
     """Index, ask, fit, print."""
     known = parser(str(__doc__))
     known.add_argument("--deep", help="the ONNX file of deep rescoring")
+    known.add_argument("--tokenizer", help="an ONNX file other than the default")
+    known.add_argument("--write", action="store_true", help="write the map into the tokenizer's file")
     arguments = known.parse_args()
+    if arguments.write and arguments.deep:
+        known.error("the map of deep rescoring is no tokenizer's own")
     features, right, weights = [], [], []
     for task in arguments.task:
-        deep = {"deep_tokenizer": arguments.deep} if arguments.deep else {}
-        with indexed(task, arguments, deep_hits=DEEP_HITS, deep_budget_s=3_600.0, **deep) as backend:
+        settings = {"deep_hits": DEEP_HITS, "deep_budget_s": 3_600.0}
+        if arguments.deep:
+            settings["deep_tokenizer"] = arguments.deep
+        with indexed(task, arguments, arguments.tokenizer, **settings) as backend:
             x, y = pairs(backend, arguments.tasks / f"{task}.json", task, bool(arguments.deep))
         features.append(x)
         right.append(y)
@@ -64,6 +74,8 @@ def main() -> None:
     scores = model.predict_proba(x)[:, 1]
     distance, similarity, *deep = (round(float(c), 3) for c in model.coef_[0])
     fitted = LogisticMap(distance, similarity, round(float(model.intercept_[0]), 3), *deep)
+    if arguments.write:
+        stamp(Path(arguments.tokenizer or DEFAULT_WEIGHTS), (fitted.distance, fitted.similarity, fitted.bias))
     for task, at in zip(
         arguments.task, np.split(np.arange(len(y)), np.cumsum([len(r) for r in right])[:-1]), strict=True
     ):

@@ -174,11 +174,14 @@ def _evidence_of_all(
     examples = [setting.example(one.tables) for one in heard]
     similarity = [stretches.similarity_at(e.tables, setting.view, places, e.slack) for e in examples]
     distance = [e.background.distance(s) for e, s in zip(examples, similarity, strict=True)]
-    evidence = Evidence(np.mean(distance, axis=0, dtype=np.float32), np.mean(similarity, axis=0, dtype=np.float32))
+    evidence = Evidence(
+        np.mean(distance, axis=0, dtype=np.float32),
+        np.mean(similarity, axis=0, dtype=np.float32),
+        score_map=setting.score_map,
+    )
     order = np.argsort(-evidence.scores, kind="stable")
     places = places.take(order)
-    evidence = Evidence(evidence.distance[order], evidence.similarity[order])
-    return places, second_look(places, evidence, setting).scores
+    return places, second_look(places, evidence.take(order), setting).scores
 
 
 def main() -> None:

@@ -65,10 +65,13 @@ def parser(about: str) -> argparse.ArgumentParser:
 
 
 @contextmanager
-def indexed(task: str, arguments: argparse.Namespace, **settings: Any) -> Iterator[Backend]:
-    """A backend whose archive of the task's name has just been indexed."""
+def indexed(
+    task: str, arguments: argparse.Namespace, tokenizer: str | None = None, **settings: Any
+) -> Iterator[Backend]:
+    """A backend whose archive of the task's name has just been indexed, by the default tokenizer or another."""
     with tempfile.TemporaryDirectory() as home:
-        sayagain(home, "index", str(arguments.speech / "dev" / task), "--archive", task)
+        own = ["--tokenizer", tokenizer] if tokenizer else []
+        sayagain(home, "index", str(arguments.speech / "dev" / task), "--archive", task, *own)
         backend = Backend.open(Settings(home=Path(home), **settings))
         try:
             yield backend
@@ -85,9 +88,11 @@ def opened(backend: Backend, name: str, arguments: argparse.Namespace) -> Archiv
         codebook = store.load_codebook(connection, archive.codebook_id)
         view = backend.search.index.view(connection, archive, codebook)
         names = {r.id: r.name for r in store.list_recordings(connection, archive.id, 10**9)}
+    tokenizer = backend.search.tokenizer
+    setting = Setting(view, codebook, calibration.sample_of(view), calibration.map_of(tokenizer.info))
     tasks = read_task(task)
-    heard = [hear(read_clip(task.parent / q.clip, 60.0), backend.search.tokenizer, codebook) for q in tasks]
-    return Archive(Setting(view, codebook, calibration.sample_of(view)), names, tasks, heard, folder)
+    heard = [hear(read_clip(task.parent / q.clip, 60.0), tokenizer, codebook) for q in tasks]
+    return Archive(setting, names, tasks, heard, folder)
 
 
 def by_windows(

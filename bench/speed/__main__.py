@@ -41,7 +41,12 @@ def in_float32(path: Path, out: Path) -> None:
     weights = out.with_suffix(".safetensors")
     save_student(student_from_onnx(path), weights)
     info = tokenizer.info
-    export(weights, tokenizer.codebook, Description(info.name, info.version, info.licence, info.trained_on), out)
+    export(
+        weights,
+        tokenizer.codebook,
+        Description(info.name, info.version, info.licence, info.trained_on, info.score_map),
+        out,
+    )
     weights.unlink()
 
 

@@ -232,6 +232,7 @@ def _export(student: Student, checkpoint: Path, sample: Sample, old: Path, work:
         version=f"{info.version.split('+')[0]}+{digest[:8]}",
         licence=info.licence,
         trained_on=info.trained_on if info.trained_on.endswith(own) else f"{info.trained_on} and {own}",
+        score_map=info.score_map,
     )
     codebook = recipe.fit_own_codebook(student, pieces(sample.whole, PIECE_FRAMES), device)
     compact = multiplies_in_8_bits(onnx.load(old))

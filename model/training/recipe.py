@@ -239,7 +239,7 @@ def write_tuned_part(tuned: Path, target: npt.NDArray[np.float16], description: 
     tensors = load_file(tuned)
     tensors["codebook"] = torch.from_numpy(codebook.centroids)
     partial = out.with_suffix(".partial")
-    save_file(tensors, partial, vars(description))
+    save_file(tensors, partial, description.metadata())
     partial.replace(out)
 
 

@@ -5,11 +5,13 @@ Per-query normalisation as in zero-resource term detection: a common query finds
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from model.declaration import TokenizerInfo
 from service.search import rescoring
 from service.search.localindex import View
 from service.search.rescoring import Codes, Float32, Tables
@@ -46,14 +48,19 @@ class LogisticMap:
     def scores(self, evidence: Evidence) -> npt.NDArray[np.float64]:
         """Probabilities in [0, 1]; they rise with all that speaks for a place."""
         x = self.distance * np.asarray(evidence.distance, np.float64) + self.similarity * evidence.similarity
-        if evidence.deep is not None:
+        if self.deep and evidence.deep is not None:
             x += self.deep * evidence.deep
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x + self.bias, -700.0, 700.0))))
 
 
-# Fitted on the development tasks by `python -m bench.accuracy.calibrate`; docs/decisions.md has its output.
-DEFAULT_MAP = LogisticMap(distance=0.705, similarity=9.889, bias=-10.632)
+# Fitted by `python -m bench.accuracy.calibrate` on the development tasks; docs/decisions.md has its output.
+DEFAULT_MAP = LogisticMap(distance=0.705, similarity=9.889, bias=-10.632)  # of tokenizers that bring none
 DEEP_MAP = LogisticMap(distance=0.502, similarity=1.201, deep=11.423, bias=-9.974)  # with the `accurate` tokenizer
+
+
+def map_of(info: TokenizerInfo) -> LogisticMap:
+    """The map that a tokenizer brings along, or the default."""
+    return DEFAULT_MAP if info.score_map is None else LogisticMap(*info.score_map)
 
 
 @dataclass(frozen=True)
@@ -66,12 +73,18 @@ class Evidence:
     distance: Float32
     similarity: Float32
     deep: Float32 | None = None
+    score_map: LogisticMap = DEFAULT_MAP
 
     @property
     def scores(self) -> npt.NDArray[np.float64]:
         """The probability that each place is right."""
-        shallow = DEFAULT_MAP.scores(replace(self, deep=None))
+        shallow = self.score_map.scores(self)
         return shallow if self.deep is None else np.where(np.isnan(self.deep), shallow, DEEP_MAP.scores(self))
+
+    def take(self, chosen: npt.NDArray[np.integer] | Sequence[int]) -> Evidence:
+        """That of some of the places."""
+        deep = None if self.deep is None else self.deep[chosen]
+        return replace(self, distance=self.distance[chosen], similarity=self.similarity[chosen], deep=deep)
 
 
 def measure(similarities: Float32) -> Background:

@@ -47,7 +47,7 @@ def find(
     per_window = rescoring.HITS_PER_SEGMENT if exact else 1
     places = stretches.distinct(stretches.rescore(query.tables, view, windows, per_window))
     background = background_of(query.tables, setting.sample)
-    first = Evidence(background.distance(places.similarity), places.similarity)
+    first = Evidence(background.distance(places.similarity), places.similarity, score_map=setting.score_map)
     evidence = second_look(places, first, setting)
     clock.lap("rescoring")
     return places, evidence

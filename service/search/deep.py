@@ -11,7 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -79,7 +79,7 @@ class DeepRescorer:
         rows = [heard[number] for number in numbers.tolist()]
         matches = [[_best(example, there) for there in rows] for example in examples]
         similarity = np.array([[match.similarity for match in found] for found in matches], np.float32).mean(axis=0)
-        evidence = Evidence(first.distance[numbers], first.similarity[numbers], similarity)
+        evidence = replace(first.take(numbers), deep=similarity)
         out[numbers] = _second_look(evidence, matches[0], rows)
         return out
 

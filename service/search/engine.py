@@ -24,7 +24,6 @@ from service.clips import Clip
 from service.errors import CLIP_ERRORS, ArchiveNotReady, DeepUnavailable, message_of
 from service.search import calibration, cascade, rescoring
 from service.search.answer import Answer, Clock, Request
-from service.search.calibration import Evidence
 from service.search.cascade import SearchSettings
 from service.search.deep import DeepRescorer, Stretch
 from service.search.feedback import Setting, marked
@@ -190,10 +189,9 @@ class SearchEngine:
             Stretch(recordings[int(times.recording[at])], float(times.start_s[at]), float(times.end_s[at]))
             for at in chosen
         ]
-        evidence = ranking.evidence
-        so_far = Evidence(evidence.distance[chosen], evidence.similarity[chosen])
+        so_far = ranking.evidence.take(chosen)
         deep[chosen] = self._deep_rescorer().similarity(asked.sounds, stretches, so_far, until)
-        return reordered(ranking, replace(evidence, deep=deep), asked.request)
+        return reordered(ranking, replace(ranking.evidence, deep=deep), asked.request)
 
     def _sounds(self, request: Request, queries: Sequence[Query], connection: Connection) -> list[Float32]:
         """The examples by the embeddings of deep rescoring. Raises DeepUnavailable; NoSpeech."""
@@ -236,7 +234,7 @@ class SearchEngine:
             sample = calibration.sample_of(view)
             with self._lock:
                 self._samples[view] = sample
-        return _Session(archive, tokenizer, Setting(view, codebook, sample))
+        return _Session(archive, tokenizer, Setting(view, codebook, sample, calibration.map_of(tokenizer.info)))
 
     def _codebook(self, connection: Connection, codebook_id: int) -> Codebook:
         with self._lock:

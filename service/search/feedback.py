@@ -7,7 +7,7 @@ match is a second example, said in the archive's own sound, and counts as much a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from model.codebook import Codebook
 from model.tokens import TokenString
 from service.search import calibration, rescoring
-from service.search.calibration import Background, Evidence
+from service.search.calibration import Background, Evidence, LogisticMap
 from service.search.localindex import View
 from service.search.rescoring import Codes, Float32, Tables
 from service.search.stretches import Stretches, similarity_at
@@ -44,11 +44,12 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What examples are compared in: the archive's view, its codebook, and the sample for backgrounds."""
+    """What examples are compared in: the archive's view, its codebook, a sample for backgrounds, and the score map."""
 
     view: View
     codebook: Codebook
     sample: Codes
+    score_map: LogisticMap = calibration.DEFAULT_MAP
 
     def example(self, tables: Tables, weight: float = 1.0) -> Example:
         """An example of these tables."""
@@ -99,14 +100,16 @@ def marked(
         like = similarity_at(example.tables, setting.view, places, example.slack)
         less = np.maximum(less, like - evidence.similarity)
         spread = np.float32(example.background.spread)
-    return Evidence(_float32(evidence.distance - WRONG * less / spread), _float32(evidence.similarity - WRONG * less))
+    distance = _float32(evidence.distance - WRONG * less / spread)
+    return replace(evidence, distance=distance, similarity=_float32(evidence.similarity - WRONG * less))
 
 
 def _beside(first: Evidence, example: Example, similarity: Float32, weight: float) -> Evidence:
     """The mean of what is known, which has a weight, and of what an example says."""
     part = example.weight / (weight + example.weight)
     distance = (1.0 - part) * first.distance + part * example.background.distance(similarity)
-    return Evidence(_float32(distance), _float32((1.0 - part) * first.similarity + part * similarity))
+    together = (1.0 - part) * first.similarity + part * similarity
+    return replace(first, distance=_float32(distance), similarity=_float32(together))
 
 
 def _float32(values: npt.NDArray[np.floating]) -> Float32:

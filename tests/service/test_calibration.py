@@ -1,10 +1,15 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from model.codebook import Codebook
+from model.export import stamp
+from model.tokenizer import Tokenizer
 from model.tokens import TokenString
 from service.search import shard
-from service.search.calibration import SAMPLE_SEGMENTS, LogisticMap, measure, sample_of
+from service.search.calibration import DEFAULT_MAP, SAMPLE_SEGMENTS, Evidence, LogisticMap, map_of, measure, sample_of
 from service.search.shard import StoredSegment
 from tests.service.shards import shard_of, unit, view_of
 
@@ -27,11 +32,39 @@ def test_distance_counts_spreads() -> None:
     assert measure(np.zeros(0, np.float32)).distance(np.array([0.5], np.float32)).tolist() == [0.5]
 
 
-def test_scores_rise_with_distance_within_zero_and_one() -> None:
-    fitted = LogisticMap(1.2, 2.0, -4.0)
+FITTED = LogisticMap(1.2, 2.0, -4.0)
 
+
+def evidence(distance: list[float], similarity: list[float], deep: list[float] | None = None) -> Evidence:
+    columns = [None if column is None else np.array(column, np.float32) for column in (distance, similarity, deep)]
+    return Evidence(*columns, score_map=FITTED)  # type: ignore[arg-type]
+
+
+def test_what_was_not_rescored_deep_has_the_score_that_it_had() -> None:
+    plain = evidence([1.0, 3.0, 3.0], [0.5, 0.6, 0.6])
+    deep = evidence([1.0, 3.0, 3.0], [0.5, 0.6, 0.6], [0.9, np.nan, 0.1])
+    assert deep.scores[1] == plain.scores[1]
+    assert deep.scores[0] > plain.scores[0]
+    assert deep.scores[2] < plain.scores[2]
+    some = deep.take([2, 1])
+    assert some.scores.tolist() == deep.scores[[2, 1]].tolist()
+    assert plain.take([0]).scores.tolist() == plain.scores[:1].tolist()
+
+
+def test_a_tokenizer_brings_its_map(tmp_path: Path, tokenizer_path: Path) -> None:
+    own = tmp_path / "own.onnx"
+    own.write_bytes(tokenizer_path.read_bytes())
+    stamp(own, (0.25, 3.0, -7.5))
+    tokenizer, plain = Tokenizer(own, threads=1), Tokenizer(tokenizer_path, threads=1)
+    assert map_of(tokenizer.info) == LogisticMap(0.25, 3.0, -7.5)
+    assert tokenizer.info.sha256 != plain.info.sha256
+    assert replace(tokenizer.info, sha256="", score_map=None) == replace(plain.info, sha256="", score_map=None)
+    assert map_of(replace(tokenizer.info, score_map=None)) == DEFAULT_MAP
+
+
+def test_scores_rise_with_distance_within_zero_and_one() -> None:
     def score(distance: float, similarity: float) -> float:
-        return float(fitted.scores(np.array([distance], np.float32), np.array([similarity], np.float32))[0])
+        return float(evidence([distance], [similarity]).scores[0])
 
     scores = [score(d, 0.5) for d in (-1e4, -1.0, 0.0, 4.0, 9.0, 1e4)]
     assert scores == sorted(scores)
