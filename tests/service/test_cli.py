@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.cli import AT_ONCE
 from service.schemas import SearchOut
 from tests.service.conftest import DEMO, Run, run_cli
 from tests.service.sounds import write
@@ -80,6 +81,25 @@ def test_one_bad_clip_does_not_stop_the_others(cli: Run, query_path: Path, tmp_p
     assert [line.get("error", {}).get("code") for line in lines] == ["no_speech", None, "audio_unreadable"]
     assert lines[0]["file"] == str(silence)
     assert cli("search", silence, "--archive", "demo").returncode == 1
+
+
+def test_more_clips_than_share_their_work_are_answered_in_order(cli: Run, query_path: Path, tmp_path: Path) -> None:
+    clips = [query_path] * AT_ONCE + [tmp_path / "none.wav", query_path]
+    done = cli("search", *clips, "--archive", "demo", "--limit", "3", "--json")
+    assert done.returncode == 3
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["file"] for line in lines] == [str(clip) for clip in clips]
+    assert lines[AT_ONCE]["error"]["code"] == "audio_unreadable"
+    answered = [line["hits"] for line in lines if "hits" in line]
+    assert len(answered) == AT_ONCE + 1
+    assert all(hits == answered[0] for hits in answered)
+
+
+def test_deep_rescoring_without_its_tokenizer_says_what_to_do(cli: Run, query_path: Path) -> None:
+    done = cli("search", query_path, "--archive", "demo", "--rescore", "deep")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "deep_unavailable" in done.stderr
+    assert "sayagain tokenizer build accurate" in done.stderr
 
 
 @pytest.mark.parametrize(
