@@ -71,12 +71,25 @@ def index(
                 workers=workers, codebook=codebook.value if codebook else None, codes=codes,
                 device=settings.device, progress=progress,
             )  # fmt: skip
+        _prepare(engine, archive, settings)
         output.print_failures(report, stderr)
         if as_json:
             print_line(output.index_json(report))
         else:
             output.print_index_report(report, stderr)
     raise typer.Exit(EXIT_PARTLY if report.failed else 0)
+
+
+def _prepare(engine: Engine, archive: str, settings: Settings) -> None:
+    """Bring the local index up to date, so that the first search need not wait for it."""
+    from indexer import database, store
+    from service.search.localindex import FOLDER, LocalIndex
+
+    with database.connect(engine) as connection:
+        about = store.get_archive(connection, archive)
+        if about.codebook_id is not None:
+            codebook = store.load_codebook(connection, about.codebook_id)
+            LocalIndex(settings.home_path / FOLDER).view(connection, about, codebook)
 
 
 def _tokenizer_file(engine: Engine, archive: str, wanted: str | None, settings: Settings) -> Path:

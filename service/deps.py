@@ -14,6 +14,7 @@ from indexer import database
 from service.registry import Registry
 from service.search.cascade import SearchSettings
 from service.search.engine import SearchEngine
+from service.search.localindex import FOLDER
 from service.settings import Settings
 
 
@@ -54,7 +55,7 @@ class Backend:
                 settings.deep_budget_s,
             ),
             registry.find,
-            settings.home_path / "index",
+            settings.home_path / FOLDER,
             lambda: registry.named(settings.deep_tokenizer),
         )
         search.index.clear_unused()

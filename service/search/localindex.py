@@ -34,6 +34,7 @@ from service.search.shard import Shard, StoredSegment
 
 log = logging.getLogger(__name__)
 
+FOLDER = "index"  # in the data folder
 MOST_ARCHIVES = 64  # held in memory; the one asked for longest ago goes first
 LEAST_ALIVE = 0.75  # of a shard's segments: with fewer it is made anew without the others
 READ_RECORDINGS = 500  # at a time

@@ -60,6 +60,13 @@ def test_search_prints_a_table_for_people(cli: Run, query_path: Path) -> None:
     assert "searched" in done.stdout
 
 
+def test_index_leaves_the_local_index_ready(tmp_path: Path, tokenizer_path: Path) -> None:
+    made = run_cli(tmp_path, tokenizer_path, "index", DEMO / "archive" / "kurzwelle", "--archive", "own")
+    assert made.returncode == 0
+    (shard,) = (tmp_path / "index").rglob("*.shard")
+    assert shard.stat().st_size > 10_000
+
+
 def test_a_second_index_skips_everything(cli: Run) -> None:
     done = cli("index", DEMO / "archive", "--archive", "demo", "--json")
     report = json.loads(done.stdout)
