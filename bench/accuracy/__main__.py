@@ -24,7 +24,6 @@ from bench.accuracy import mfcc
 from service.errors import EXIT_PARTLY
 
 ROW = "| {task} | {what} | {map} | {mrr} | {p10} | {mtwv} | {atwv} | {ece} |"
-DEEP_HITS = (10, 50, 200)
 HEAD = "| task | what | MAP | MRR | P@10 | MTWV (beta, at) | ATWV | ECE |\n|---|---|---|---|---|---|---|---|"
 
 
@@ -67,7 +66,7 @@ def measure(task: str, arguments: argparse.Namespace) -> list[str]:
         runs += [
             (f"isolated, {depth} candidates", [], {"SAYAGAIN_CANDIDATE_DEPTH": str(depth)}) for depth in arguments.depth
         ]
-        for hits in DEEP_HITS if arguments.deep else ():
+        for hits in arguments.deep_hits if arguments.deep else ():
             deep = {"SAYAGAIN_DEEP_TOKENIZER": arguments.deep, "SAYAGAIN_DEEP_HITS": str(hits)}
             unbounded = {"SAYAGAIN_DEEP_BUDGET_S": "3600"}
             runs.append((f"isolated, {hits} hits rescored deep", ["--rescore", "deep"], deep | unbounded))
@@ -97,6 +96,9 @@ def main() -> None:
     parser.add_argument("--codes", action="store_true", help="index with product quantiser codes")
     parser.add_argument("--reports", type=Path, help="write each task's report, with its plots, below this folder")
     parser.add_argument("--deep", help="also rescored with this ONNX file, however long that takes")
+    parser.add_argument(
+        "--deep-hits", type=int, nargs="+", default=[10, 50, 200], help="so many first hits of each query"
+    )
     parser.add_argument("--tokenizer", help="an ONNX file other than the default")
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}\n\n{HEAD}")

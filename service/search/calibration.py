@@ -46,7 +46,7 @@ class LogisticMap:
     deep: float = 0.0
 
     def scores(self, evidence: Evidence) -> npt.NDArray[np.float64]:
-        """Probabilities in [0, 1]; they rise with all that speaks for a place."""
+        """Probabilities in [0, 1]."""
         x = self.distance * np.asarray(evidence.distance, np.float64) + self.similarity * evidence.similarity
         if self.deep and evidence.deep is not None:
             x += self.deep * evidence.deep
@@ -55,7 +55,7 @@ class LogisticMap:
 
 # Fitted by `python -m bench.accuracy.calibrate` on the development tasks; docs/decisions.md has its output.
 DEFAULT_MAP = LogisticMap(distance=0.705, similarity=9.889, bias=-10.632)  # of tokenizers that bring none
-DEEP_MAP = LogisticMap(distance=0.502, similarity=1.201, deep=11.423, bias=-9.974)  # with the `accurate` tokenizer
+DEEP_MAP = LogisticMap(distance=0.422, similarity=-0.138, deep=13.345, bias=-9.928)  # with the `accurate` tokenizer
 
 
 def map_of(info: TokenizerInfo) -> LogisticMap:
