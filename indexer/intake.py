@@ -46,10 +46,7 @@ def create_archive(connection: Connection, name: str, tokenizer: TokenizerInfo, 
 
     Raises TokenizerMismatch, BadArchiveName.
     """
-    if not name.strip() or len(name) > store.ARCHIVE_NAME_CHARACTERS:
-        raise store.BadArchiveName(
-            f"an archive's name has 1 to {store.ARCHIVE_NAME_CHARACTERS} characters, not {len(name)}"
-        )
+    store.check_name(name)
     values = {
         "sha256": tokenizer.sha256, "name": tokenizer.name, "version": tokenizer.version,
         "frame_seconds": tokenizer.frame_seconds, "dim": dim,

@@ -103,6 +103,7 @@ class RecordingInfo:
     indexed_at: datetime
     path: str
     mtime_ns: int
+    archive_id: int
 
     @property
     def fingerprint(self) -> int:
@@ -136,7 +137,7 @@ _ARCHIVE = """
 """
 # The first 64 bits of the content's hash: `RecordingInfo.fingerprint`.
 _FINGERPRINT = "CAST(CAST('x' || encode(substring(content_sha256 FOR 8), 'hex') AS bit(64)) AS bigint)"
-_RECORDING = "SELECT id, name, duration_s, bytes, content_sha256, indexed_at, path, mtime_ns FROM recording"
+_RECORDING = "SELECT id, name, duration_s, bytes, content_sha256, indexed_at, path, mtime_ns, archive_id FROM recording"
 
 
 def get_archive(connection: Connection, name: str) -> ArchiveInfo:
@@ -351,7 +352,7 @@ def segments_of(connection: Connection, recordings: Sequence[int]) -> list[Marke
 def _recording(row: Row[Any]) -> RecordingInfo:
     return RecordingInfo(
         row.id, row.name, row.duration_s, row.bytes, row.content_sha256.hex(), row.indexed_at, os.fsdecode(row.path),
-        row.mtime_ns,
+        row.mtime_ns, row.archive_id,
     )  # fmt: skip
 
 

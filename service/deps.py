@@ -7,11 +7,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 from sqlalchemy import Connection, Engine
 
-from indexer import database
+from indexer import database, store
+from indexer.store import RecordingInfo
 from service.registry import Registry
+from service.schemas import MAX_ID
 from service.search.cascade import SearchSettings
 from service.search.engine import SearchEngine
 from service.search.localindex import FOLDER
@@ -76,6 +78,18 @@ def _backend(request: Request) -> Backend:
 
 
 BackendDep = Annotated[Backend, Depends(_backend)]
+
+
+def _recording(backend: BackendDep, recording: Annotated[int, Path(ge=0, le=MAX_ID)]) -> RecordingInfo:
+    """The recording of a path; no connection is held while its sound is sent."""
+    with backend.connect() as connection:
+        found = store.recordings_by_id(connection, [recording]).get(recording)
+    if found is None:
+        raise store.RecordingNotFound(f"there is no recording {recording}")
+    return found
+
+
+RecordingDep = Annotated[RecordingInfo, Depends(_recording)]
 
 
 def _connection(backend: BackendDep) -> Iterator[Connection]:

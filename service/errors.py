@@ -28,6 +28,8 @@ STATUS = {
     "tokenizer_mismatch": 409,
     "archive_not_ready": 409,
     "archive_busy": 409,
+    "archive_name_taken": 409,
+    "audio_gone": 410,
     "deep_unavailable": 409,
     "codebook_in_force": 409,
     "archive_name_invalid": 422,
@@ -45,6 +47,7 @@ class SayagainError(Exception):
     ├── DeepUnavailable      deep rescoring has no tokenizer, or no sound of the query
     ├── QueryTooLong         the clip is longer than is allowed
     ├── UploadTooLarge       the clip has more bytes than are allowed
+    ├── AudioGone            a recording's file is not what was indexed any more
     ├── BadRequest           parts of a request are missing, or do not go together
     ├── TooManyClips         more examples than are allowed
     ├── BadStretch           start and end do not name a stretch of the clip
@@ -80,6 +83,12 @@ class UploadTooLarge(SayagainError):
     """The clip has more bytes than are allowed."""
 
     code = "upload_too_large"
+
+
+class AudioGone(SayagainError):
+    """The file of a recording is gone, or has changed since it was indexed."""
+
+    code = "audio_gone"
 
 
 class BadRequest(SayagainError):

@@ -110,6 +110,14 @@ class BatchOut(_Out):
     queries_per_second: float
 
 
+class ArchiveIn(BaseModel):
+    """An archive to be made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=200)
+
+
 class ArchiveOut(_Out):
     """An archive and what is in force in it."""
 
@@ -146,6 +154,14 @@ class RecordingsOut(_Out):
     archive: str
     recordings: list[RecordingOut]
     next_offset: int | None
+
+
+class PeaksOut(_Out):
+    """A waveform from `start` to `end` seconds: the lowest and the highest sample, in [-1, 1], of each equal part."""
+
+    start: float
+    end: float
+    peaks: list[tuple[float, float]]
 
 
 class HealthOut(_Out):

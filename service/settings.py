@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     max_clips: int = Field(default=10, ge=1, description="clips of one query")
     max_batch: int = Field(default=100, ge=1, description="clips of one batch, each a query of its own")
     max_marks: int = Field(default=50, ge=1, description="hits marked right, or wrong, of one refined query")
+    max_clip_s: float = Field(default=600.0, gt=0, description="longest stretch of a recording that is cut or drawn")
     candidate_depth: int = Field(default=2_000, ge=1, description="segments that the candidate stage hands on")
     rescore_depth: int = Field(default=2_000, ge=1, description="candidates, best aligned first, that are rescored")
 

@@ -1,18 +1,53 @@
-"""GET /v1/archives."""
+"""Archives: made, listed, shown and deleted."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
 
-from indexer import store
-from service.deps import ConnectionDep
-from service.schemas import ArchivesOut
+from fastapi import APIRouter, Path
+from sqlalchemy import Connection
+
+from indexer import intake, store
+from service.deps import BackendDep, ConnectionDep
+from service.routes.responses import errors
+from service.schemas import ArchiveIn, ArchiveOut, ArchivesOut
 from service.views import archive_out
 
 router = APIRouter(prefix="/v1/archives", tags=["archives"])
 
+NamePath = Annotated[str, Path(description="of an archive; a slash in it is written as it is")]
 
-@router.get("", operation_id="list_archives")
+
+@router.get("", operation_id="list_archives", responses=errors(503))
 def list_archives(connection: ConnectionDep) -> ArchivesOut:
     """All archives with what is in force in each."""
     return ArchivesOut(archives=[archive_out(archive) for archive in store.list_archives(connection)])
+
+
+@router.post("", operation_id="create_archive", status_code=201, responses=errors(409, 422, 503))
+def create(backend: BackendDep, connection: ConnectionDep, wanted: ArchiveIn) -> ArchiveOut:
+    """An empty archive of the service's tokenizer, to index recordings into."""
+    if any(archive.name == wanted.name for archive in store.list_archives(connection)):
+        raise store.ArchiveNameTaken(f"there is an archive named {wanted.name!r} already")
+    tokenizer = backend.search.tokenizer
+    intake.create_archive(connection, wanted.name, tokenizer.info, tokenizer.codebook.dim)
+    connection.commit()
+    return _shown(connection, wanted.name)
+
+
+@router.get("/{name:path}", operation_id="show_archive", responses=errors(404, 503))
+def show(connection: ConnectionDep, name: NamePath) -> ArchiveOut:
+    """One archive."""
+    return _shown(connection, name)
+
+
+@router.delete("/{name:path}", operation_id="delete_archive", status_code=204, responses=errors(404, 409, 503))
+def delete(connection: ConnectionDep, name: NamePath) -> None:
+    """Delete an archive with all that was made of its recordings; audio files are not touched."""
+    store.delete_archive(connection, name)
+    connection.commit()
+
+
+def _shown(connection: Connection, name: str) -> ArchiveOut:
+    found = store.get_archive(connection, name)
+    return next(archive_out(archive) for archive in store.list_archives(connection) if archive.id == found.id)

@@ -11,14 +11,15 @@ from fastapi import Depends, File, Form, UploadFile
 from service.clips import Clip, read_clip
 from service.deps import BackendDep
 from service.errors import BadRequest, TooManyClips, UploadTooLarge
-from service.schemas import MAX_ID, ErrorOut
+from service.routes.responses import errors
+from service.schemas import MAX_ID
 from service.search.answer import Request
 from service.search.query import Reference
 from service.settings import Settings
 
 MAX_LIMIT = 1_000
 Rescore = Literal["codes", "deep"]
-ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorOut} for code in (400, 404, 409, 413, 422, 503)}
+ERRORS = errors(400, 404, 409, 413, 422, 503)
 
 
 @dataclass(frozen=True)

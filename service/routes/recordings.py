@@ -1,4 +1,4 @@
-"""GET /v1/recordings."""
+"""Recordings of an archive: listed, shown and deleted."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from indexer import store
-from service.deps import ConnectionDep
-from service.schemas import MAX_ID, RecordingsOut
+from service.deps import ConnectionDep, RecordingDep
+from service.routes.responses import errors
+from service.schemas import MAX_ID, RecordingOut, RecordingsOut
 from service.views import recording_out
 
 router = APIRouter(prefix="/v1/recordings", tags=["recordings"])
 
 
-@router.get("", operation_id="list_recordings")
+@router.get("", operation_id="list_recordings", responses=errors(404, 422, 503))
 def list_recordings(
     connection: ConnectionDep,
     archive: str = "default",
@@ -29,3 +30,27 @@ def list_recordings(
     return RecordingsOut(
         archive=archive, recordings=[recording_out(recording) for recording in page[:limit]], next_offset=more
     )
+
+
+@router.delete("", operation_id="delete_recording_by_name", status_code=204, responses=errors(404, 422, 503))
+def delete_by_name(
+    connection: ConnectionDep,
+    name: Annotated[str, Query(description="as it is listed")],
+    archive: str = "default",
+) -> None:
+    """Delete a recording from the index; its file, which may be gone already, is not touched."""
+    store.delete_recording(connection, store.get_archive(connection, archive).id, name)
+    connection.commit()
+
+
+@router.get("/{recording}", operation_id="show_recording", responses=errors(404, 422, 503))
+def show(recording: RecordingDep) -> RecordingOut:
+    """One recording."""
+    return recording_out(recording)
+
+
+@router.delete("/{recording}", operation_id="delete_recording", status_code=204, responses=errors(404, 422, 503))
+def delete(connection: ConnectionDep, recording: RecordingDep) -> None:
+    """Delete a recording from the index; its file, which may be gone already, is not touched."""
+    store.delete_recording(connection, recording.archive_id, recording.id)
+    connection.commit()

@@ -6,7 +6,6 @@ for one stretch as for a dozen. docs/decisions.md has what that costs in accurac
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -16,15 +15,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from indexer.store import RecordingInfo
-from model import audio
-from model.audio import SAMPLE_RATE, AudioError, Samples
+from model.audio import SAMPLE_RATE, Samples
 from model.tokenizer import LONGEST_S, Tokenizer
 from service.clips import Clip
+from service.errors import AudioGone
 from service.search import rescoring
 from service.search.calibration import Evidence
 from service.search.feedback import SAME, WEIGHT
 from service.search.query import Place, embed_speech
 from service.search.rescoring import Float32, Tables
+from service.sound import between
 
 PAD_S = 0.5  # of the sound before and after a hit: codes know its ends only roughly, and the encoder likes context
 GAP_S = 0.4  # of silence between two stretches of a window
@@ -54,10 +54,9 @@ class DeepRescorer:
         return embed_speech(clip, self.tokenizer)[0]
 
     def recall(self, place: Place, recording: RecordingInfo) -> Float32:
-        """Unit embeddings of a stretch of a recording, heard in its context. Raises AudioError."""
-        _require_unchanged(recording)
+        """Unit embeddings of a stretch of a recording, heard in its context. Raises AudioGone."""
         first_s = max(0.0, place.start_s - CONTEXT_S)
-        sound = audio.read_between(recording.path, first_s, place.end_s + CONTEXT_S)
+        sound = between(recording, first_s, place.end_s + CONTEXT_S)
         frame_s = self.tokenizer.info.frame_seconds
         first, last = round((place.start_s - first_s) / frame_s), round((place.end_s - first_s) / frame_s)
         return self.tokenizer.embed(sound)[first : max(first + 1, last)]
@@ -137,9 +136,8 @@ class DeepRescorer:
         first, last = self._frames(stretch)
         frame_s = self.tokenizer.info.frame_seconds
         try:
-            _require_unchanged(stretch.recording)
-            sound = audio.read_between(stretch.recording.path, first * frame_s, last * frame_s)
-        except AudioError:
+            sound = between(stretch.recording, first * frame_s, last * frame_s)
+        except AudioGone:
             return np.zeros(0, np.float32)
         return sound[: len(sound) // self.tokenizer.frame_samples * self.tokenizer.frame_samples]
 
@@ -193,13 +191,3 @@ def _second_look(evidence: Evidence, matches: Sequence[_Match], rows: Sequence[F
     like[best] = max(evidence.deep[best], np.delete(like, best).max())
     weight = np.float32(WEIGHT * scores[best])
     return np.asarray((evidence.deep + weight * like) / (1.0 + weight), np.float32)
-
-
-def _require_unchanged(recording: RecordingInfo) -> None:
-    """Raises AudioMissing where the file is not what was indexed, as far as its size and time tell."""
-    try:
-        about = os.stat(recording.path)
-    except (OSError, ValueError) as error:
-        raise audio.AudioMissing(f"the file of {recording.name!r} is not to be had") from error
-    if (about.st_size, about.st_mtime_ns) != (recording.bytes, recording.mtime_ns):
-        raise audio.AudioMissing(f"the file of {recording.name!r} has changed since it was indexed")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -16,12 +17,11 @@ import numpy.typing as npt
 from sqlalchemy import Connection, Engine
 
 from indexer import database, store
-from model.audio import AudioError
 from model.codebook import Codebook
 from model.tokenizer import Tokenizer, TokenizerError
 from model.tokens import TokenString
 from service.clips import Clip
-from service.errors import CLIP_ERRORS, ArchiveNotReady, DeepUnavailable, message_of
+from service.errors import CLIP_ERRORS, ArchiveNotReady, AudioGone, DeepUnavailable, message_of
 from service.search import calibration, cascade, rescoring
 from service.search.answer import Answer, Clock, Request
 from service.search.cascade import SearchSettings
@@ -36,6 +36,7 @@ from service.search.rescoring import Float32
 MOST_THREADS = 4  # of one batch
 
 Bool = npt.NDArray[np.bool_]
+Clips = dict[int, Query]  # examples that are clips, by their places in the question
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,28 +117,44 @@ class SearchEngine:
             clock = Clock()
             session = self._open(connection, requests[0].archive)
             clock.lap("candidates")
-            asked: list[_Asked | Exception] = []
-            for number, request in enumerate(requests):
-                try:
-                    asked.append(self._heard(request, connection, session, Clock() if number else clock))
-                except (*CLIP_ERRORS, store.RecordingNotFound) as error:
-                    asked.append(error)
-            heard = [one for one in asked if isinstance(one, _Asked)]
-            if len(heard) == 1:
-                rankings = [self._ranked(heard[0], session)]
-            else:
-                with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
-                    rankings = list(threads.map(lambda one: self._ranked(one, session), heard))
-            ranked = iter(rankings)
+            clocks = [clock, *(Clock() for _ in requests[1:])]
+            with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
+                each = threads.map if len(requests) > 1 else map
+                clips = list(each(partial(_clips, session=session), requests, clocks))
+                asked = [
+                    self._asked(request, one, connection, session, own)
+                    for request, one, own in zip(requests, clips, clocks, strict=True)
+                ]
+                heard = [one for one in asked if isinstance(one, _Asked)]
+                ranked = iter(list(each(partial(self._ranked, session=session), heard)))
             return [
                 one if isinstance(one, Exception) else self._answer(one, next(ranked), session, connection)
                 for one in asked
             ]
 
-    def _heard(self, request: Request, connection: Connection, session: _Session, clock: Clock) -> _Asked:
-        """All of a question that the tokenizer and the database have to do with."""
+    def _asked(
+        self,
+        request: Request,
+        clips: dict[int, Query] | Exception,
+        connection: Connection,
+        session: _Session,
+        clock: Clock,
+    ) -> _Asked | Exception:
+        """A question with its clips as they were heard, or what is amiss with it."""
+        if isinstance(clips, Exception):
+            return clips
+        try:
+            return self._heard(request, clips, connection, session, clock)
+        except (*CLIP_ERRORS, store.RecordingNotFound) as error:
+            return error
+
+    def _heard(self, request: Request, clips: Clips, connection: Connection, session: _Session, clock: Clock) -> _Asked:
+        """All of a question that the database has to do with."""
         clock.resume()
-        queries = [self._hear(example, connection, session) for example in request.examples]
+        queries = [
+            clips[number] if isinstance(example, Clip) else self._remember(example, connection, session)
+            for number, example in enumerate(request.examples)
+        ]
         clock.lap("tokenize")
         excluded = store.recording_ids(connection, session.archive.id, request.exclude)
         frame_s = session.tokenizer.info.frame_seconds
@@ -205,7 +222,7 @@ class SearchEngine:
             recordings = store.recordings_by_id(connection, [query.place.recording_id])
             try:
                 out.append(rescorer.recall(query.place, recordings[query.place.recording_id]))
-            except (AudioError, KeyError) as error:
+            except (AudioGone, KeyError) as error:
                 raise DeepUnavailable(f"the stretch cannot be heard again: {message_of(error)}", "rescore") from error
         return out
 
@@ -250,12 +267,25 @@ class SearchEngine:
         store.require_tokenizer(archive, own.info.sha256, own.info.name)
         return own
 
-    def _hear(self, example: Clip | Reference, connection: Connection, session: _Session) -> Query:
+    def _remember(self, example: Reference, connection: Connection, session: _Session) -> Query:
         codebook, frame_s = session.setting.codebook, session.tokenizer.info.frame_seconds
-        if isinstance(example, Clip):
-            return hear(example, session.tokenizer, codebook)
         longest_s = self.settings.longest_reference_s
         return remember(example, connection, session.archive.id, codebook, frame_s, longest_s)
+
+
+def _clips(request: Request, clock: Clock, session: _Session) -> Clips | Exception:
+    """The clips of a question, heard; or what is amiss with one."""
+    clock.resume()
+    try:
+        return {
+            number: hear(example, session.tokenizer, session.setting.codebook)
+            for number, example in enumerate(request.examples)
+            if isinstance(example, Clip)
+        }
+    except CLIP_ERRORS as error:
+        return error
+    finally:
+        clock.lap("tokenize")
 
 
 def _without(alive: Bool, recording: npt.NDArray[np.int64], excluded: set[int]) -> Bool:
