@@ -17,7 +17,7 @@ from model.audio import AudioError
 from model.tokenizer import TokenizerError
 from service.deps import Backend
 from service.errors import STATUS, SayagainError, code_of, message_of
-from service.routes import archives, batch, health, recordings, refine, search, sounds
+from service.routes import archives, batch, exports, health, recordings, refine, search, sounds
 from service.schemas import ErrorBody, ErrorOut
 from service.settings import Settings
 
@@ -39,7 +39,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             backend.close()
 
     app = FastAPI(title="sayagain", summary="Search for spoken words by example.", version="1", lifespan=lifespan)
-    for module in (search, refine, batch, archives, recordings, sounds, health):
+    for module in (search, refine, batch, archives, recordings, sounds, exports, health):
         app.include_router(module.router)
     for known in KNOWN_ERRORS:
         app.add_exception_handler(known, _on_error)

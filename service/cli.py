@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service import adapting, evaluating, learning, output, registry, tokenizers
+from service import adapting, evaluating, exporting, learning, output, registry, tokenizers
 from service.console import JsonOption, Rescore, RescoreOption, failing, print_line, stderr
 from service.errors import CLIP_ERRORS, EXIT_FAILED, EXIT_PARTLY, code_of, message_of
+from service.exports.formats import Format, is_table
+from service.exports.marks import Mark
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from service.clips import Clip
+    from service.schemas import SearchOut
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(tokenizers.app, name="tokenizer")
@@ -118,6 +121,10 @@ def search(
     end: Annotated[float | None, typer.Option(min=0.0, help="seconds; the term ends here in the clip")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="look at every segment")] = False,
     rescore: RescoreOption = Rescore.CODES,
+    export: Annotated[Format | None, typer.Option(help="write the hits in this format, in place of a list")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="where the export goes: a file for csv and jsonl, else a folder")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find every place where the term of each clip is said, or that of a stretch of an indexed recording."""
@@ -130,20 +137,28 @@ def search(
         raise typer.BadParameter("goes with --start and --end, and without clips", param_hint="--recording")
     if recording is None and not clips:
         raise typer.BadParameter("a clip is needed, or --recording with --start and --end", param_hint="CLIPS")
+    if (export is None and out is not None) or (export is not None and out is None and not is_table(export)):
+        raise typer.BadParameter("goes with --export, and is needed for label files", param_hint="--out")
+    if export is not None and as_json:
+        raise typer.BadParameter("does not go with --json", param_hint="--export")
     failed = 0
+    marks: list[Mark] = []
+
+    def answered(label: str, about: dict[str, str], answer: SearchOut) -> None:
+        if export is not None:
+            marks.extend(exporting.marks_of(label, answer))
+        elif as_json:
+            print_line({**about, **answer.model_dump(mode="json")})
+        else:
+            output.print_hits(next(iter(about.values())), answer)
+
     with failing():
         backend = Backend.open(Settings())
         deep = rescore is Rescore.DEEP
         ask = partial(Request, archive=archive, limit=limit, min_score=min_score, exact=exact, deep=deep)
         if recording is not None and start is not None and end is not None:
             request = ask([Reference(recording, start, end)])
-            remembered = search_out(backend.search.search(request))
-            backend.close()
-            if as_json:
-                print_line({"recording": recording, **remembered.model_dump(mode="json")})
-            else:
-                output.print_hits(recording, remembered)
-            return
+            answered(f"{start:g}-{end:g} s", {"recording": recording}, search_out(backend.search.search(request)))
         clips = clips or []
         for first in range(0, len(clips), AT_ONCE):
             some = clips[first : first + AT_ONCE]
@@ -158,11 +173,12 @@ def search(
                     stderr.print(f"sayagain: {clip}: {code}: {message}", markup=False, soft_wrap=True)
                     if as_json:
                         print_line({"file": str(clip), "error": {"code": code, "message": message}})
-                elif as_json:
-                    print_line({"file": str(clip), **search_out(answer).model_dump(mode="json")})
                 else:
-                    output.print_hits(str(clip), search_out(answer))
+                    answered(clip.stem, {"file": str(clip)}, search_out(answer))
         backend.close()
+        if export is not None:
+            for path in exporting.write(export, marks, out):
+                stderr.print(f"wrote {output.printable(str(path))}", markup=False, soft_wrap=True)
     raise typer.Exit(0 if not failed else EXIT_FAILED if failed == len(clips) else EXIT_PARTLY)
 
 

@@ -94,6 +94,32 @@ class MarkIn(BaseModel):
     end: float = Field(gt=0.0)
 
 
+class _RecordingRef(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: int = Field(ge=0, le=MAX_ID)
+
+
+class ExportHitIn(BaseModel):
+    """A hit to be exported, in the form in which it was answered: fields that do not matter may be there."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    recording: _RecordingRef
+    start: float = Field(ge=0.0)
+    end: float = Field(gt=0.0)
+    score: float = Field(ge=0.0, le=1.0)
+
+
+class ExportIn(BaseModel):
+    """Hits to be exported, as they were answered, under the label of their term."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str = Field(default="hit", min_length=1, max_length=200)
+    hits: list[ExportHitIn] = Field(max_length=10_000)
+
+
 class BatchAnswerOut(_Out):
     """The answer to one clip of a batch, or what is wrong with the clip; `file` is its name as it was sent."""
 

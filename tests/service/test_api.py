@@ -384,7 +384,8 @@ def test_the_openapi_names_every_operation(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     ids = [operation["operationId"] for path in paths.values() for operation in path.values()]
     assert sorted(ids) == [
-        "create_archive", "delete_archive", "delete_recording", "delete_recording_by_name", "health", "list_archives",
+        "create_archive", "delete_archive", "delete_recording", "delete_recording_by_name", "export_hits", "health",
+        "list_archives",
         "list_recordings", "readiness", "recording_audio", "recording_clip", "recording_peaks", "recording_spectrogram",
         "refine", "search", "search_batch", "show_archive", "show_recording",
     ]  # fmt: skip

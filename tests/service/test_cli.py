@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import signal
@@ -50,6 +51,39 @@ def test_a_stretch_of_an_indexed_recording_is_searched_by_name(cli: Run) -> None
     assert cli("search", "--archive", "demo").returncode == 2
     gone = cli("search", "--recording", "gone.wav", "--start", "1", "--end", "2", "--archive", "demo")
     assert (gone.returncode, gone.stderr.count("recording_not_found")) == (1, 1)
+
+
+def test_search_writes_exports(cli: Run, query_path: Path, tmp_path: Path) -> None:
+    wanted = ("search", query_path, "--archive", "demo", "--limit", "5", "--export")
+    done = cli(*wanted, "csv")
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert [row["label"] for row in rows] == ["query"] * 5
+    hits = json.loads(cli(*wanted[:-1], "--json").stdout)["hits"]
+    assert [(row["recording"], float(row["start"])) for row in rows] == [
+        (h["recording"]["name"], h["start"]) for h in hits
+    ]
+    assert cli(*wanted, "jsonl", "--out", tmp_path / "hits.jsonl").stdout == ""
+    assert len((tmp_path / "hits.jsonl").read_text().splitlines()) == 5
+    done = cli(*wanted, "textgrid", "--out", tmp_path / "praat")
+    assert (done.returncode, done.stdout) == (0, "")
+    written = {str(path.relative_to(tmp_path / "praat")) for path in (tmp_path / "praat").rglob("*.TextGrid")}
+    assert written == {f"{hit['recording']['name']}.TextGrid" for hit in hits}
+    name, start, end = hits[0]["recording"]["name"], hits[0]["start"], hits[0]["end"]
+    stretch = ("search", "--recording", name, "--start", str(start), "--end", str(end), "--archive", "demo")
+    done = cli(*stretch, "--limit", "3", "--export", "audacity", "--out", tmp_path / "labels")
+    assert done.returncode == 0
+    assert len(list((tmp_path / "labels").rglob("*.txt"))) == done.stderr.count("wrote ")
+
+
+def test_exports_that_cannot_be_written(cli: Run, query_path: Path, tmp_path: Path) -> None:
+    wanted = ("search", query_path, "--archive", "demo", "--export")
+    assert cli(*wanted, "eaf").returncode == 2
+    assert cli(*wanted[:-1], "--out", tmp_path).returncode == 2
+    assert cli(*wanted, "csv", "--json").returncode == 2
+    (tmp_path / "file").write_text("")
+    done = cli(*wanted, "eaf", "--out", tmp_path / "file")
+    assert done.returncode == 1
+    assert "export_unwritable" in done.stderr
 
 
 def test_search_prints_a_table_for_people(cli: Run, query_path: Path) -> None:
