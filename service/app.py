@@ -6,22 +6,30 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.middleware.base import RequestResponseEndpoint
 
 from indexer import database, store
 from model.audio import AudioError
 from model.tokenizer import TokenizerError
 from service.deps import Backend
 from service.errors import STATUS, SayagainError, code_of, message_of
-from service.routes import archives, batch, exports, health, recordings, refine, search, sounds
+from service.routes import archives, batch, exports, health, page, recordings, refine, search, sounds
 from service.schemas import ErrorBody, ErrorOut
 from service.settings import Settings
 
 KNOWN_ERRORS = (SayagainError, AudioError, TokenizerError, store.StoreError, database.DatabaseError, SQLAlchemyError)
+
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 log = logging.getLogger("sayagain")
 
@@ -39,8 +47,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             backend.close()
 
     app = FastAPI(title="sayagain", summary="Search for spoken words by example.", version="1", lifespan=lifespan)
-    for module in (search, refine, batch, archives, recordings, sounds, exports, health):
+    for module in (search, refine, batch, archives, recordings, sounds, exports, health, page):
         app.include_router(module.router)
+    app.mount("/page", page.files)
+    app.middleware("http")(_secured)
     for known in KNOWN_ERRORS:
         app.add_exception_handler(known, _on_error)
     # A fault of ours is answered in the same shape, and logged with its trace.
@@ -48,6 +58,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     return app
+
+
+async def _secured(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    """Headers that keep browsers from guessing types, from framing, and from telling others where they were."""
+    response = await call_next(request)
+    for name, value in SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
 
 
 def _answer(error: BaseException) -> JSONResponse:

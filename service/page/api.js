@@ -1,0 +1,57 @@
+// What the page asks of the service. Every failure is an Error whose message can be shown.
+
+async function checked(response) {
+  if (response.ok) return response;
+  let message = `the service answers ${response.status}`;
+  try {
+    message = (await response.json()).error.message;
+  } catch { /* no JSON: the status says what there is to say */ }
+  throw new Error(message);
+}
+
+async function ask(url, options) {
+  let response;
+  try {
+    response = await fetch(url, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("the service cannot be reached");
+  }
+  return checked(response);
+}
+
+export async function archives() {
+  return (await (await ask("/v1/archives")).json()).archives;
+}
+
+export async function recordings(archive, contains, offset) {
+  const query = new URLSearchParams({ archive, offset, limit: 50 });
+  if (contains) query.set("contains", contains);
+  return (await ask(`/v1/recordings?${query}`)).json();
+}
+
+export async function peaks(recording, start, end, points, signal) {
+  const query = new URLSearchParams({ start, end, points });
+  return (await (await ask(`/v1/recordings/${recording}/peaks?${query}`, { signal })).json()).peaks;
+}
+
+export function clipUrl(recording, start, end) {
+  return `/v1/recordings/${recording}/clip?${new URLSearchParams({ start, end })}`;
+}
+
+export async function search(form, marks) {
+  const body = new FormData();
+  for (const [name, value] of Object.entries(form)) body.append(name, value);
+  if (marks) for (const kind of ["right", "wrong"]) body.append(kind, JSON.stringify(marks[kind]));
+  return (await ask(marks ? "/v1/search/refine" : "/v1/search", { method: "POST", body })).json();
+}
+
+export async function exported(format, label, hits) {
+  const response = await ask(`/v1/exports/${format}`, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ label, hits }),
+  });
+  const name = /filename="([^"]+)"/.exec(response.headers.get("Content-Disposition") ?? "")?.[1] ?? "hits";
+  return { name, blob: await response.blob() };
+}
