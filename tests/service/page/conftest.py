@@ -1,0 +1,81 @@
+"""A real service and a real browser, which hears a wav in place of a microphone."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from service.app import create_app
+from service.settings import Settings
+from tests.service.sounds import write
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+
+
+@pytest.fixture(scope="session")
+def base_url(settings: Settings) -> Iterator[str]:
+    """Where the service with the demo archive listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not server.started:
+        assert time.monotonic() < deadline
+        assert thread.is_alive()
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="session")
+def browser(query: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Headless Chromium; its microphone hears the query clip over and over, with silence around it."""
+    if not CHROMIUM:
+        pytest.skip("no Chromium here")
+    silence = np.zeros(12_000, np.float32)
+    heard = write(tmp_path_factory.mktemp("microphone") / "heard.wav", np.concatenate([silence, query, silence]))
+    words = [
+        "--no-sandbox",
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-audio-capture={heard}",
+        "--autoplay-policy=no-user-gesture-required",
+    ]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=words)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser, base_url: str, tmp_path: Path) -> Iterator[Page]:
+    """The page, loaded; at the end nothing has gone wrong in it, and nothing was asked of anybody else."""
+    context = browser.new_context(viewport={"width": 1_000, "height": 900}, accept_downloads=True)
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if "Content Security" in message.text else None)
+    page.on(
+        "request",
+        lambda request: wrong.append(request.url) if not request.url.startswith((base_url, "blob:", "data:")) else None,
+    )
+    page.goto(base_url)
+    page.wait_for_selector("#archive option", state="attached")
+    yield page
+    context.close()
+    assert wrong == []
