@@ -103,6 +103,20 @@ class Recording(Base):
     indexed_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
 
 
+class ApiKey(Base):
+    """A key for the HTTP interface: `sha256` of its text, which nobody knows again."""
+
+    __tablename__ = "api_key"
+
+    id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    scope: Mapped[str] = mapped_column(Text)  # read, write or admin
+    per_minute: Mapped[int | None] = mapped_column(Integer)  # requests; none: no limit
+    created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())
+    revoked_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
+
+
 class Segment(Base):
     """A stretch of a recording: `tokens` is TokenString.to_bytes()."""
 

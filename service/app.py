@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -16,9 +17,11 @@ from starlette.middleware.base import RequestResponseEndpoint
 from indexer import database, store
 from model.audio import AudioError
 from model.tokenizer import TokenizerError
+from service.access import READ
 from service.deps import Backend
-from service.errors import STATUS, SayagainError, code_of, message_of
+from service.errors import STATUS, SayagainError, TooManyRequests, code_of, message_of
 from service.routes import archives, batch, exports, health, page, recordings, refine, search, sounds
+from service.routes.responses import errors
 from service.schemas import ErrorBody, ErrorOut
 from service.settings import Settings
 
@@ -47,7 +50,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             backend.close()
 
     app = FastAPI(title="sayagain", summary="Search for spoken words by example.", version="1", lifespan=lifespan)
-    for module in (search, refine, batch, archives, recordings, sounds, exports, health, page):
+    for module in (search, refine, batch, archives, recordings, sounds, exports):
+        app.include_router(module.router, dependencies=[READ], responses=errors(401, 403, 429))
+    for module in (health, page):
         app.include_router(module.router)
     app.mount("/page", page.files)
     app.middleware("http")(_secured)
@@ -74,7 +79,12 @@ def _answer(error: BaseException) -> JSONResponse:
     if status == 500:
         log.error("unexpected error", exc_info=error)
         return error_response(500, code, "something went wrong inside; the log says what")
-    return error_response(status, code, message_of(error), getattr(error, "field", None))
+    response = error_response(status, code, message_of(error), getattr(error, "field", None))
+    if isinstance(error, TooManyRequests):
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
 
 
 async def _on_error(request: Request, error: Exception) -> JSONResponse:

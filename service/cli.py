@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service import adapting, evaluating, exporting, learning, output, registry, tokenizers
+from service import adapting, evaluating, exporting, keymaking, learning, output, registry, tokenizers
 from service.console import JsonOption, Rescore, RescoreOption, failing, print_line, stderr
 from service.errors import CLIP_ERRORS, EXIT_FAILED, EXIT_PARTLY, code_of, message_of
 from service.exports.formats import Format, is_table
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(tokenizers.app, name="tokenizer")
+app.add_typer(keymaking.app, name="keys")
 app.command()(learning.train)
 app.command()(learning.export)
 app.command()(adapting.adapt)
@@ -231,7 +232,7 @@ def delete(
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    host: Annotated[str | None, typer.Option(help="address to listen on; else 127.0.0.1, or SAYAGAIN_HOST")] = None,
     port: Annotated[int, typer.Option(min=0, max=65_535)] = 8_000,
 ) -> None:
     """Answer HTTP requests."""
@@ -240,7 +241,8 @@ def serve(
     from service.app import create_app
 
     with failing():
-        uvicorn.run(create_app(Settings()), host=host, port=port, log_level="info")
+        settings = Settings() if host is None else Settings(host=host)
+        uvicorn.run(create_app(settings), host=settings.host, port=port, log_level="info")
 
 
 @app.command()

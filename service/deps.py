@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from indexer import database, store
 from indexer.store import RecordingInfo
+from service.rates import RateLimits
 from service.registry import Registry
 from service.schemas import MAX_ID
 from service.search.cascade import SearchSettings
@@ -40,6 +41,7 @@ class Backend:
     settings: Settings
     database: Engine
     search: SearchEngine
+    rates: RateLimits = field(default_factory=RateLimits)
 
     @classmethod
     def open(cls, settings: Settings) -> Backend:

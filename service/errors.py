@@ -30,6 +30,10 @@ STATUS = {
     "archive_busy": 409,
     "archive_name_taken": 409,
     "audio_gone": 410,
+    "key_missing": 401,
+    "key_forbidden": 403,
+    "key_not_found": 404,
+    "too_many_requests": 429,
     "deep_unavailable": 409,
     "codebook_in_force": 409,
     "archive_name_invalid": 422,
@@ -45,6 +49,10 @@ class SayagainError(Exception):
     SayagainError
     ├── ArchiveNotReady      it exists, but nothing has been indexed into it
     ├── DeepUnavailable      deep rescoring has no tokenizer, or no sound of the query
+    ├── KeyMissing           there is no key in the request, or not a good one
+    ├── KeyForbidden         the key does not allow that much
+    ├── KeyNotFound          no such key
+    ├── TooManyRequests      more than the key allows in a minute
     ├── QueryTooLong         the clip is longer than is allowed
     ├── UploadTooLarge       the clip has more bytes than are allowed
     ├── AudioGone            a recording's file is not what was indexed any more
@@ -71,6 +79,34 @@ class DeepUnavailable(SayagainError):
     """Deep rescoring has no tokenizer, or not the sound that was asked about."""
 
     code = "deep_unavailable"
+
+
+class KeyMissing(SayagainError):
+    """There is no key in the request, or not a good one."""
+
+    code = "key_missing"
+
+
+class KeyForbidden(SayagainError):
+    """The key does not allow that much."""
+
+    code = "key_forbidden"
+
+
+class KeyNotFound(SayagainError):
+    """There is no such key."""
+
+    code = "key_not_found"
+
+
+class TooManyRequests(SayagainError):
+    """More requests than are allowed; `retry_after_s` seconds from now there may be one more."""
+
+    code = "too_many_requests"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class QueryTooLong(SayagainError):

@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     tokenizer: Path = Field(default=DEFAULT_WEIGHTS, description="the tokenizer's ONNX file")
     device: Device = Field(default="cpu", description="cpu or cuda")
     threads: int = Field(default=0, ge=0, description="threads of one tokenizer run; 0: as many as there are cores")
+    host: str = Field(default="127.0.0.1", description="address to listen on; on other than loopback, keys are needed")
     max_query_s: float = Field(default=60.0, gt=0, description="longest clip, in seconds")
     max_upload_mb: float = Field(default=64.0, gt=0, description="largest clip, in megabytes")
     max_clips: int = Field(default=10, ge=1, description="clips of one query")

@@ -1,16 +1,26 @@
 // What the page asks of the service. Every failure is an Error whose message can be shown.
 
+/** What the service answers where a key is needed, or the one given is not good. */
+export class KeyNeeded extends Error {}
+
+/** Kept as long as the tab is open. */
+export function useKey(key) {
+  sessionStorage.setItem("key", key);
+}
+
 async function checked(response) {
   if (response.ok) return response;
   let message = `the service answers ${response.status}`;
   try {
     message = (await response.json()).error.message;
   } catch { /* no JSON: the status says what there is to say */ }
-  throw new Error(message);
+  throw response.status === 401 ? new KeyNeeded(message) : new Error(message);
 }
 
-async function ask(url, options) {
+async function ask(url, options = {}) {
   let response;
+  const key = sessionStorage.getItem("key");
+  if (key) options.headers = { ...options.headers, Authorization: `Bearer ${key}` };
   try {
     response = await fetch(url, options);
   } catch (error) {
@@ -35,8 +45,8 @@ export async function peaks(recording, start, end, points, signal) {
   return (await (await ask(`/v1/recordings/${recording}/peaks?${query}`, { signal })).json()).peaks;
 }
 
-export function clipUrl(recording, start, end) {
-  return `/v1/recordings/${recording}/clip?${new URLSearchParams({ start, end })}`;
+export async function clip(recording, start, end) {
+  return (await ask(`/v1/recordings/${recording}/clip?${new URLSearchParams({ start, end })}`)).blob();
 }
 
 export async function search(form, marks) {

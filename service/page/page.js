@@ -38,6 +38,7 @@ function trying(action) {
     try {
       await action(...given);
     } catch (error) {
+      if (error instanceof api.KeyNeeded) at("key-form").hidden = false;
       if (error.name !== "AbortError") complain(error);
     }
   };
@@ -98,7 +99,7 @@ async function takeBlob(blob, name) {
     peaks = peaksOf(buffer, CLIP_POINTS);
     duration = buffer.duration;
   } catch { /* the browser cannot read it; the service may */ }
-  take({ name, duration, peaks, blob, url: URL.createObjectURL(blob) });
+  take({ name, duration, peaks, blob });
   if (duration === null) tell("The browser cannot draw this file; it can be searched for as a whole.");
 }
 
@@ -111,7 +112,6 @@ async function takeRecording(recording, start = 0, end = null) {
 }
 
 function take(taken) {
-  if (query?.url) URL.revokeObjectURL(query.url);
   player.stop();
   query = taken;
   at("clip").hidden = false;
@@ -231,7 +231,7 @@ function item(hit) {
   seen.observe(canvas);
   const what = `hit ${hit.rank}, ${recording.name} at ${clock(start)}`;
   find("play").setAttribute("aria-label", `Play ${what}`);
-  find("play").addEventListener("click", trying(() => player.play(api.clipUrl(recording.id, low, high), find("play"))));
+  find("play").addEventListener("click", trying(() => player.play(() => api.clip(recording.id, low, high), find("play"))));
   for (const kind of ["right", "wrong"]) {
     const button = find(kind);
     button.setAttribute("aria-label", `Mark as ${kind}: ${what}`);
@@ -326,8 +326,9 @@ for (const id of ["clip-start", "clip-end"]) {
 at("whole").addEventListener("click", () => choose(0, query.duration));
 at("play-clip").addEventListener("click", trying(async () => {
   const button = at("play-clip");
-  if (query.recording !== undefined) await player.play(api.clipUrl(query.recording, part.start, part.end), button);
-  else await player.play(query.url, button, part.start, query.duration === null ? null : part.end);
+  const { recording, blob, duration } = query, { start, end } = part;
+  if (recording !== undefined) await player.play(() => api.clip(recording, start, end), button);
+  else await player.play(() => blob, button, start, duration === null ? null : end);
 }));
 
 at("ask").addEventListener("submit", trying(async (event) => {
@@ -341,6 +342,14 @@ at("export").addEventListener("click", trying(async () => {
   const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}));
+
+at("key-form").addEventListener("submit", trying(async (event) => {
+  event.preventDefault();
+  api.useKey(at("key").value.trim());
+  await loadArchives();
+  at("key-form").hidden = true;
+  at("key").value = "";
 }));
 
 let resizing = 0;

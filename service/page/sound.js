@@ -4,6 +4,7 @@ export class Player {
   #audio;
   #stop = null;
   #button = null;
+  #url = null;
 
   constructor(audio) {
     this.#audio = audio;
@@ -12,15 +13,27 @@ export class Player {
     audio.addEventListener("timeupdate", () => { if (this.#stop !== null && audio.currentTime >= this.#stop) ended(); });
   }
 
-  /** Play a URL from `start` to `end` seconds; a second press of the same button stops. Rejects where it cannot. */
-  async play(url, button, start = 0, end = null) {
+  /**
+   * Play a sound from `start` to `end` seconds; a second press of the same button stops. `sound` gives its Blob when it
+   * is needed. Rejects where it cannot be played.
+   */
+  async play(sound, button, start = 0, end = null) {
     const again = this.#button === button;
     this.stop();
     if (again) return;
     this.#button = button;
     button.textContent = "Stop";
     this.#stop = end;
-    this.#audio.src = url;
+    let blob;
+    try {
+      blob = await sound();
+    } catch (error) {
+      if (this.#button === button) this.stop();
+      throw error;
+    }
+    if (this.#button !== button) return; // stopped meanwhile
+    this.#url = URL.createObjectURL(blob);
+    this.#audio.src = this.#url;
     try {
       if (start) {
         await new Promise((loaded, failed) => {
@@ -40,6 +53,8 @@ export class Player {
   stop() {
     this.#audio.pause();
     this.#stop = null;
+    if (this.#url) URL.revokeObjectURL(this.#url);
+    this.#url = null;
     if (this.#button) this.#button.textContent = "Play";
     this.#button = null;
   }

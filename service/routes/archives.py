@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path
 from sqlalchemy import Connection
 
 from indexer import intake, store
+from service.access import ADMIN, WRITE
 from service.deps import BackendDep, ConnectionDep
 from service.routes.responses import errors
 from service.schemas import ArchiveIn, ArchiveOut, ArchivesOut
@@ -24,7 +25,13 @@ def list_archives(connection: ConnectionDep) -> ArchivesOut:
     return ArchivesOut(archives=[archive_out(archive) for archive in store.list_archives(connection)])
 
 
-@router.post("", operation_id="create_archive", status_code=201, responses=errors(409, 422, 503))
+@router.post(
+    "",
+    operation_id="create_archive",
+    status_code=201,
+    responses=errors(409, 422, 503),
+    dependencies=[WRITE],
+)
 def create(backend: BackendDep, connection: ConnectionDep, wanted: ArchiveIn) -> ArchiveOut:
     """An empty archive of the service's tokenizer, to index recordings into."""
     if any(archive.name == wanted.name for archive in store.list_archives(connection)):
@@ -41,7 +48,13 @@ def show(connection: ConnectionDep, name: NamePath) -> ArchiveOut:
     return _shown(connection, name)
 
 
-@router.delete("/{name:path}", operation_id="delete_archive", status_code=204, responses=errors(404, 409, 503))
+@router.delete(
+    "/{name:path}",
+    operation_id="delete_archive",
+    status_code=204,
+    responses=errors(404, 409, 503),
+    dependencies=[ADMIN],
+)
 def delete(connection: ConnectionDep, name: NamePath) -> None:
     """Delete an archive with all that was made of its recordings; audio files are not touched."""
     store.delete_archive(connection, name)

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from indexer import store
+from service.access import WRITE
 from service.deps import ConnectionDep, RecordingDep
 from service.routes.responses import errors
 from service.schemas import MAX_ID, RecordingOut, RecordingsOut
@@ -32,7 +33,13 @@ def list_recordings(
     )
 
 
-@router.delete("", operation_id="delete_recording_by_name", status_code=204, responses=errors(404, 422, 503))
+@router.delete(
+    "",
+    operation_id="delete_recording_by_name",
+    status_code=204,
+    responses=errors(404, 422, 503),
+    dependencies=[WRITE],
+)
 def delete_by_name(
     connection: ConnectionDep,
     name: Annotated[str, Query(description="as it is listed")],
@@ -49,7 +56,13 @@ def show(recording: RecordingDep) -> RecordingOut:
     return recording_out(recording)
 
 
-@router.delete("/{recording}", operation_id="delete_recording", status_code=204, responses=errors(404, 422, 503))
+@router.delete(
+    "/{recording}",
+    operation_id="delete_recording",
+    status_code=204,
+    responses=errors(404, 422, 503),
+    dependencies=[WRITE],
+)
 def delete(connection: ConnectionDep, recording: RecordingDep) -> None:
     """Delete a recording from the index; its file, which may be gone already, is not touched."""
     store.delete_recording(connection, recording.archive_id, recording.id)
