@@ -3,11 +3,17 @@
 import csv
 import io
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from sqlalchemy import text
 
+from service import keys
+from service.deps import Backend
+from service.keys import Scope
+from service.settings import Settings
 from tests.service.conftest import DEMO
 from tests.service.test_api import is_true, truth
 
@@ -178,9 +184,9 @@ def test_a_stretch_of_a_recording_and_a_hit_are_searched_for(page: Page) -> None
 
 
 def test_what_goes_wrong_is_said(page: Page, query_path: Path, tmp_path: Path) -> None:
-    text = tmp_path / "notes.wav"
-    text.write_text("no sound at all")
-    page.set_input_files("#file", text)
+    notes = tmp_path / "notes.wav"
+    notes.write_text("no sound at all")
+    page.set_input_files("#file", notes)
     expect(page.locator("#status")).to_contain_text("cannot draw")
     page.click("#search")
     expect(page.locator("#error")).to_have_text("not audio that can be decoded")
@@ -197,6 +203,38 @@ def test_what_goes_wrong_is_said(page: Page, query_path: Path, tmp_path: Path) -
     page.unroute("**/v1/search")
     search(page)
     expect(page.locator("#error")).to_be_hidden()
+
+
+@pytest.fixture
+def key(settings: Settings) -> Iterator[str]:
+    """A key of the demo's service, which is open again afterwards."""
+    backend = Backend.open(settings)
+    with backend.connect() as connection, connection.begin():
+        made = keys.create(connection, "the page", Scope.READ)
+    yield made
+    with backend.connect() as connection, connection.begin():
+        connection.execute(text("DELETE FROM api_key"))
+    backend.close()
+
+
+def test_a_key_is_asked_for_where_one_is_needed(page: Page, key: str, query_path: Path) -> None:
+    page.set_input_files("#file", query_path)
+    expect(page.locator("#clip-name")).to_have_text(query_path.name)
+    page.click("#search")
+    expect(page.locator("#error")).to_contain_text("a key is needed")
+    page.fill("#key", "not this one")
+    page.press("#key", "Enter")
+    expect(page.locator("#error")).to_contain_text("this key is unknown")
+    page.fill("#key", key)
+    page.press("#key", "Enter")
+    expect(page.locator("#key-form")).to_be_hidden()
+    search(page)
+    page.locator(".hit .play").first.click()
+    until(page, "document.querySelector('#player').currentTime > 0.3")
+    until(page, "document.querySelector('.hit canvas').width > 300")
+    with page.expect_download() as download:
+        page.click("#export")
+    assert download.value.suggested_filename == "hits.csv"
 
 
 def test_the_keyboard_is_enough(page: Page, query_path: Path) -> None:
