@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mimetypes
 import os
 import wave
 from fractions import Fraction
@@ -36,6 +37,12 @@ def path_of(recording: RecordingInfo) -> Path:
     if (about.st_size, about.st_mtime_ns) != (recording.bytes, recording.mtime_ns):
         raise AudioGone(f"the file of {recording.name!r} has changed since it was indexed")
     return path
+
+
+def media_type(path: Path) -> str:
+    """That of sound by the file's name; anything else is no more than bytes to a browser."""
+    guessed = mimetypes.guess_type(path.name)[0] or ""
+    return guessed if guessed.startswith(("audio/", "video/")) else "application/octet-stream"
 
 
 def between(recording: RecordingInfo, start_s: float, end_s: float) -> Samples:

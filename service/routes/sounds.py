@@ -16,7 +16,7 @@ from service.schemas import PeaksOut
 router = APIRouter(prefix="/v1/recordings/{recording}", tags=["sounds"])
 
 ERRORS = errors(404, 410, 422, 503)
-CACHED = {"Cache-Control": "private, max-age=3600"}
+CACHED = {"Cache-Control": "private, max-age=60"}
 
 _WAV: dict[int | str, dict[str, Any]] = {200: {"content": {"audio/wav": {}}}}
 _PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
@@ -32,7 +32,7 @@ EndQuery = Annotated[
 def whole(recording: RecordingDep) -> FileResponse:
     """The file as it was indexed; ranges of bytes may be asked for."""
     path = sound.path_of(recording)
-    return FileResponse(path, filename=path.name, content_disposition_type="inline")
+    return FileResponse(path, media_type=sound.media_type(path), filename=path.name, content_disposition_type="inline")
 
 
 @router.get("/clip", operation_id="recording_clip", response_class=Response, responses=ERRORS | _WAV)

@@ -75,6 +75,16 @@ def test_only_the_service_can_be_reached_and_only_from_this_machine(compose: dic
     assert services["service"]["ports"] == ["${SAYAGAIN_BIND:-127.0.0.1}:${SAYAGAIN_PORT:-8000}:8000"]
 
 
+def test_the_service_has_the_recordings_where_the_indexer_had_them(compose: dict[str, Any]) -> None:
+    mounts = [
+        next(volume for volume in compose["services"][name]["volumes"] if isinstance(volume, dict))
+        for name in ("service", "indexer")
+    ]
+    assert [(mount["source"], mount["target"], mount["read_only"]) for mount in mounts] == [
+        ("${AUDIO_DIR:-./audio}", "/audio", True)
+    ] * 2
+
+
 def test_the_indexer_is_a_profile_that_reads_a_folder_and_cannot_write_it(compose: dict[str, Any]) -> None:
     indexer = compose["services"]["indexer"]
     assert indexer["profiles"] == ["indexer"]
@@ -87,4 +97,4 @@ def test_the_indexer_is_a_profile_that_reads_a_folder_and_cannot_write_it(compos
 def test_what_must_last_is_in_named_volumes(compose: dict[str, Any]) -> None:
     assert set(compose["volumes"]) == {"database", "home"}
     assert compose["services"]["db"]["volumes"] == ["database:/var/lib/postgresql/data"]
-    assert compose["services"]["service"]["volumes"] == ["home:/data"]
+    assert compose["services"]["service"]["volumes"][0] == "home:/data"

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from model import audio
 from service.app import create_app
 from service.settings import Settings
+from service.sound import media_type
 from tests.service.conftest import DEMO, run_cli
 from tests.service.test_api import ask
 
@@ -56,6 +57,19 @@ def test_the_sound_of_a_recording_comes_whole_or_by_ranges(own: TestClient, fold
     assert (part.status_code, part.content) == (206, blob[100:300])
     assert part.headers["content-range"] == f"bytes 100-299/{len(blob)}"
     assert own.get(url, headers={"Range": f"bytes={len(blob)}-"}).status_code == 416
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.mp3", "audio/mpeg"),
+        ("a.html", "application/octet-stream"),
+        ("a.svg", "application/octet-stream"),
+        ("a", "application/octet-stream"),
+    ],
+)
+def test_what_is_no_sound_by_its_name_is_bytes(name: str, expected: str) -> None:
+    assert media_type(Path(name)) == expected
 
 
 def test_a_clip_is_the_stretch_as_wav(own: TestClient, folder: Path) -> None:
