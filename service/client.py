@@ -1,4 +1,4 @@
-"""A client of the HTTP interface, with and without async: `Client("http://127.0.0.1:8000").search("clip.wav", "radio")`.
+"""A client of the HTTP interface, with and without async: `Client(url).search("clip.wav", "radio").hits`.
 
 Needs the extra `client`. Answers are the models that the service itself answers with.
 """

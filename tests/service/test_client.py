@@ -38,7 +38,8 @@ def test_everything_that_reads(sayagain: Client, query_path: Path) -> None:
     assert len(answer.hits) == 5
     assert is_true(answer.hits[0].model_dump(), truth(TERM))
     assert sayagain.search(query_path.read_bytes(), "demo", limit=5).hits == answer.hits
-    assert sayagain.search([query_path, query_path], "demo", limit=5).hits[0].recording == answer.hits[0].recording
+    two = sayagain.search([query_path, query_path], "demo", limit=5)
+    assert is_true(two.hits[0].model_dump(), truth(TERM))
     first = answer.hits[0]
     with wave.open(io.BytesIO(sayagain.clip(first.recording.id, first.start, first.end))) as file:
         assert file.getnframes() == round(16_000 * (first.end - first.start))
@@ -95,9 +96,8 @@ def test_errors_have_the_codes_of_the_service(sayagain: Client, query_path: Path
 
 def recipe(language: str, base_url: str) -> str:
     """The README's first recipe of a language, for this service and the demo archive."""
-    block = re.search(
-        rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8").split("## From programs")[1], re.S
-    )
+    recipes = README.read_text(encoding="utf-8").split("## From programs")[1]
+    block = re.search(rf"```{language}\n(.*?)```", recipes, re.S)
     assert block is not None
     return block[1].replace("http://127.0.0.1:8000", base_url).replace("radio", "demo")
 
