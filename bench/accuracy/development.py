@@ -66,11 +66,14 @@ def parser(about: str) -> argparse.ArgumentParser:
 
 @contextmanager
 def indexed(
-    task: str, arguments: argparse.Namespace, tokenizer: str | None = None, **settings: Any
+    task: str, arguments: argparse.Namespace, tokenizer: str | None = None, codes: bool = False, **settings: Any
 ) -> Iterator[Backend]:
-    """A backend whose archive of the task's name has just been indexed, by the default tokenizer or another."""
+    """A backend whose archive of the task's name has just been indexed, by the default tokenizer or another.
+
+    With `codes` the product quantiser's are stored.
+    """
     with tempfile.TemporaryDirectory() as home:
-        own = ["--tokenizer", tokenizer] if tokenizer else []
+        own = (["--tokenizer", tokenizer] if tokenizer else []) + (["--codes"] if codes else [])
         sayagain(home, "index", str(arguments.speech / "dev" / task), "--archive", task, *own)
         backend = Backend.open(Settings(home=Path(home), **settings))
         try:
