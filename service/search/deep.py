@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from indexer.store import RecordingInfo
 from model.audio import SAMPLE_RATE, Samples
@@ -29,7 +30,7 @@ from service.sound import between
 PAD_S = 0.5  # of the sound before and after a hit: codes know its ends only roughly, and the encoder likes context
 GAP_S = 0.4  # of silence between two stretches of a window
 CONTEXT_S = 2.0  # around a stretch that is the query itself
-MOST_KEPT = 4_000  # stretches whose embeddings are remembered, at some 20 kB each
+MOST_KEPT = 2_000  # stretches whose embeddings are remembered, in float16 some 25 kB each
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class DeepRescorer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self._kept: OrderedDict[tuple[int, str, int, int], Float32] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, str, int, int], npt.NDArray[np.float16]] = OrderedDict()
         self._lock = threading.Lock()
 
     def hear(self, clip: Clip) -> Float32:
@@ -102,7 +103,7 @@ class DeepRescorer:
                 key = self._key(stretch)
                 if key in self._kept:
                     self._kept.move_to_end(key)
-                    out[number] = self._kept[key]
+                    out[number] = self._kept[key].astype(np.float32)
             return out
 
     def _key(self, stretch: Stretch) -> tuple[int, str, int, int]:
@@ -151,12 +152,14 @@ class DeepRescorer:
         silence = np.zeros(self._gap, np.float32)
         rows = self.tokenizer.embed(np.concatenate([part for _, sound in window for part in (sound, silence)][:-1]))
         out, at = {}, 0
+        kept = {}
         for number, sound in window:
             frames = len(sound) // self.tokenizer.frame_samples
-            out[number] = rows[at : at + frames].copy()
+            kept[self._key(stretches[number])] = rows[at : at + frames].astype(np.float16)
+            out[number] = kept[self._key(stretches[number])].astype(np.float32)  # as it will be remembered
             at += frames + self._gap // self.tokenizer.frame_samples
         with self._lock:
-            self._kept |= {self._key(stretches[number]): heard for number, heard in out.items()}
+            self._kept |= kept
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
         return out
