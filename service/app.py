@@ -7,12 +7,13 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.middleware.base import RequestResponseEndpoint
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from indexer import database, store
 from model.audio import AudioError
@@ -55,7 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for module in (health, page):
         app.include_router(module.router)
     app.mount("/page", page.files)
-    app.middleware("http")(_secured)
+    app.add_middleware(SecurityHeaders)
     for known in KNOWN_ERRORS:
         app.add_exception_handler(known, _on_error)
     # A fault of ours is answered in the same shape, and logged with its trace.
@@ -65,12 +66,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-async def _secured(request: Request, call_next: RequestResponseEndpoint) -> Response:
+class SecurityHeaders:
     """Headers that keep browsers from guessing types, from framing, and from telling others where they were."""
-    response = await call_next(request)
-    for name, value in SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
-    return response
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection."""
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
 
 
 def _answer(error: BaseException) -> JSONResponse:

@@ -92,7 +92,8 @@ def test_the_contract_holds(path: Path, sound: Path, context: str) -> None:
     wrapped = made(path, audio=[sound], context=context, right_context_samples=right)
     assert [finding for finding in check(wrapped.path).findings if finding.level != "ok"] == []
     info = Tokenizer(wrapped.path, threads=1).info
-    assert (info.name, info.version, info.licence, info.trained_on) == tuple(vars(DESCRIPTION).values())
+    told = {"name": info.name, "version": info.version, "licence": info.licence, "trained_on": info.trained_on}
+    assert (told, info.score_map) == (DESCRIPTION.metadata(), None)
     assert (info.frame_seconds, info.context, info.right_context_samples) == (0.02, context, right)
 
 

@@ -398,3 +398,18 @@ def test_no_torch_is_needed_to_serve() -> None:
     code = "import sys, json, service.app, service.cli; print(json.dumps([m for m in sys.modules if m == 'torch']))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert json.loads(out) == []
+
+
+@pytest.mark.parametrize("path", ["/", "/page/page.js", "/v1/archives", "/v1/nothing", "/healthz"])
+def test_browsers_are_told_to_guess_nothing_and_to_frame_nothing(client: TestClient, path: str) -> None:
+    headers = client.get(path).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert "access-control-allow-origin" not in headers
+
+
+def test_the_page_loads_nothing_from_elsewhere(client: TestClient) -> None:
+    policy = client.get("/").headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "http" not in policy.replace("'self'", "")

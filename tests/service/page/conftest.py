@@ -17,7 +17,7 @@ CHROMIUM = next(
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(query: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Headless Chromium; its microphone hears the query clip over and over, with silence around it."""
     if not CHROMIUM:
