@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from service.errors import TooManyRequests
 from service.keys import KeyInfo
@@ -15,7 +16,9 @@ MINUTE_S = 60.0
 class RateLimits:
     """Requests of each key in the last minute, as far as this process has seen them."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` gives seconds that only rise."""
+        self._clock = clock
         self._times: dict[int, deque[float]] = {}
         self._lock = threading.Lock()
 
@@ -23,7 +26,7 @@ class RateLimits:
         """One request more. Raises TooManyRequests, with the seconds after which one is free again."""
         if key.per_minute is None:
             return
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             times = self._times.setdefault(key.id, deque())
             while times and times[0] <= now - MINUTE_S:

@@ -10,11 +10,12 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine, text
 
 from indexer import database
-from service import keys, rates
+from service import keys
 from service.access import is_loopback
 from service.app import create_app
 from service.deps import Backend
 from service.keys import Scope
+from service.rates import RateLimits
 from service.settings import Settings
 from tests.conftest import database_url
 from tests.service.conftest import run_cli
@@ -111,11 +112,9 @@ def test_a_revoked_key_opens_nothing_at_once_and_leaves_the_door_shut(
     assert client.get("/v1/archives").status_code == 401
 
 
-def test_a_limit_holds_and_says_when_to_come_again(
-    client: TestClient, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_limit_holds_and_says_when_to_come_again(client: TestClient, make: Make) -> None:
     now = [1_000.0]
-    monkeypatch.setattr(rates.time, "monotonic", lambda: now[0])
+    client.app.state.backend.rates = RateLimits(lambda: now[0])  # type: ignore[attr-defined]
     slow, other = make(Scope.WRITE, 3), make()
     url = "/v1/archives"
     answers = []
