@@ -75,12 +75,12 @@ def index(
                 workers=workers, codebook=codebook.value if codebook else None, codes=codes,
                 device=settings.device, progress=progress,
             )  # fmt: skip
-        _prepare(engine, archive, settings)
         output.print_failures(report, stderr)
         if as_json:
             print_line(output.index_json(report))
         else:
             output.print_index_report(report, stderr)
+        _prepare(engine, archive, settings)  # last: what was done is told, whatever becomes of this
     raise typer.Exit(EXIT_PARTLY if report.failed else 0)
 
 

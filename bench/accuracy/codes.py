@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from bench.accuracy.development import Archive, by_windows, indexed, opened, parser
+from bench.accuracy.development import Archive, by_windows, indexed, opened, parser, print_table
 from service.search import cascade, rescoring
 from service.search.candidates import Windows
 from service.search.query import Query
@@ -44,7 +44,7 @@ def scored(archive: Archive, windows: Windows, tables: Tables, codes: dict[int, 
 def main() -> None:
     """Index with codes, rescore, print."""
     arguments = parser(str(__doc__)).parse_args()
-    table: dict[str, list[float]] = {}
+    columns: list[dict[str, list[float]]] = []
     for task in arguments.task:
         with indexed(task, arguments, codes=True) as backend:
             archive = opened(backend, task, arguments)
@@ -65,11 +65,8 @@ def main() -> None:
                     tables, codes = of(query)
                     scores = scored(archive, windows, tables, codes)
                     found.setdefault(name, []).append(archive.precision(one, places, scores))
-        for name, values in found.items():
-            table.setdefault(name, []).append(float(np.mean(values)))
-    print(f"| stored | {' | '.join(f'{task} MAP' for task in arguments.task)} |\n|---{'|---' * len(arguments.task)}|")
-    for name, values in table.items():
-        print(f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} |")
+        columns.append(found)
+    print_table("stored", arguments.task, columns)
 
 
 if __name__ == "__main__":

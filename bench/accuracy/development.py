@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,3 +106,10 @@ def by_windows(
     for those, shard in view.shards_of(windows.part):
         scores[those] = score(shard.ids, windows.take(those))
     return Stretches(windows.part, windows.segment, windows.low, windows.high, scores), scores
+
+
+def print_table(what: str, tasks: Sequence[str], columns: Sequence[Mapping[str, Sequence[float]]]) -> None:
+    """Means of each row's figures, a column for each task."""
+    print(f"| {what} | {' | '.join(f'{task} MAP' for task in tasks)} |\n|---{'|---' * len(tasks)}|")
+    for name in columns[0]:
+        print(f"| {name} | {' | '.join(f'{np.mean(column[name]):.4f}' for column in columns)} |")

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from bench.accuracy.development import Archive, by_windows, indexed, opened, parser
+from bench.accuracy.development import Archive, by_windows, indexed, opened, parser, print_table
 from service.evaluation.tasks import TaskQuery
 from service.search import cascade
 from service.search.query import Query
@@ -135,7 +135,7 @@ def orders(archive: Archive, task: TaskQuery, query: Query) -> Iterator[tuple[st
 def main() -> None:
     """Index, rescore, print."""
     arguments = parser(str(__doc__)).parse_args()
-    table: dict[str, list[float]] = {}
+    columns: list[dict[str, list[float]]] = []
     for task in arguments.task:
         with indexed(task, arguments) as backend:
             archive = opened(backend, task, arguments)
@@ -143,11 +143,8 @@ def main() -> None:
             for one, query in zip(archive.tasks, archive.queries, strict=True):
                 for name, places, scores in orders(archive, one, query):
                     found.setdefault(name, []).append(archive.precision(one, places, scores))
-        for name, values in found.items():
-            table.setdefault(name, []).append(float(np.mean(values)))
-    print(f"| paths | {' | '.join(f'{task} MAP' for task in arguments.task)} |\n|---{'|---' * len(arguments.task)}|")
-    for name, values in table.items():
-        print(f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} |")
+        columns.append(found)
+    print_table("paths", arguments.task, columns)
 
 
 if __name__ == "__main__":

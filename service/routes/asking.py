@@ -30,7 +30,7 @@ class Wanted:
     limit: int
     min_score: float
     exact: bool
-    deep: bool = False
+    deep: bool
 
     def request(self, examples: Sequence[Clip | Reference], **more: Any) -> Request:
         """The question about these examples."""

@@ -151,18 +151,16 @@ class DeepRescorer:
         """Embeddings of the stretches of a window, in one run; they are remembered."""
         silence = np.zeros(self._gap, np.float32)
         rows = self.tokenizer.embed(np.concatenate([part for _, sound in window for part in (sound, silence)][:-1]))
-        out, at = {}, 0
-        kept = {}
+        kept, at = {}, 0
         for number, sound in window:
             frames = len(sound) // self.tokenizer.frame_samples
-            kept[self._key(stretches[number])] = rows[at : at + frames].astype(np.float16)
-            out[number] = kept[self._key(stretches[number])].astype(np.float32)  # as it will be remembered
+            kept[number] = rows[at : at + frames].astype(np.float16)
             at += frames + self._gap // self.tokenizer.frame_samples
         with self._lock:
-            self._kept |= kept
+            self._kept |= {self._key(stretches[number]): heard for number, heard in kept.items()}
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
-        return out
+        return {number: heard.astype(np.float32) for number, heard in kept.items()}  # as it will be remembered
 
 
 @dataclass(frozen=True)
