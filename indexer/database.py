@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from indexer import embedded
 
 CONNECT_TIMEOUT_S = 5
+POOL_SIZE, POOL_OVERFLOW = 20, 10  # connections kept, and more at need: as many as threads of the service at once
 LEAST_VERSION = 15  # of PostgreSQL
 _MIGRATE_LOCK = 7_295_316  # any fixed number: two processes do not migrate at once
 
@@ -58,6 +59,8 @@ def open_engine(home: Path, url: str | None) -> sa.Engine:
     return sa.create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
         pool_timeout=CONNECT_TIMEOUT_S,
         connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "sayagain"},
     )

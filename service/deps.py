@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -66,7 +65,11 @@ class Backend:
         return cls(settings, engine, search)
 
     def connect(self) -> AbstractContextManager[Connection]:
-        """A connection whose failures are DatabaseError."""
+        """A connection whose failures are DatabaseError.
+
+        Hold it in one thread and no longer than it is needed: a request that holds one while it waits for a thread
+        starves those that have a thread and wait for a connection.
+        """
         return database.connect(self.database)
 
     def close(self) -> None:
@@ -92,11 +95,3 @@ def _recording(backend: BackendDep, recording: Annotated[int, Path(ge=0, le=MAX_
 
 
 RecordingDep = Annotated[RecordingInfo, Depends(_recording)]
-
-
-def _connection(backend: BackendDep) -> Iterator[Connection]:
-    with backend.connect() as connection:
-        yield connection
-
-
-ConnectionDep = Annotated[Connection, Depends(_connection)]

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from indexer import intake, store
 from service.access import ADMIN, WRITE
-from service.deps import BackendDep, ConnectionDep
+from service.deps import BackendDep
 from service.routes.responses import errors
 from service.schemas import ArchiveIn, ArchiveOut, ArchivesOut
 from service.views import archive_out
@@ -20,9 +20,10 @@ NamePath = Annotated[str, Path(description="of an archive; a slash in it is writ
 
 
 @router.get("", operation_id="list_archives", responses=errors(503))
-def list_archives(connection: ConnectionDep) -> ArchivesOut:
+def list_archives(backend: BackendDep) -> ArchivesOut:
     """All archives with what is in force in each."""
-    return ArchivesOut(archives=[archive_out(archive) for archive in store.list_archives(connection)])
+    with backend.connect() as connection:
+        return ArchivesOut(archives=[archive_out(archive) for archive in store.list_archives(connection)])
 
 
 @router.post(
@@ -32,20 +33,22 @@ def list_archives(connection: ConnectionDep) -> ArchivesOut:
     responses=errors(409, 422, 503),
     dependencies=[WRITE],
 )
-def create(backend: BackendDep, connection: ConnectionDep, wanted: ArchiveIn) -> ArchiveOut:
+def create(backend: BackendDep, wanted: ArchiveIn) -> ArchiveOut:
     """An empty archive of the service's tokenizer, to index recordings into."""
-    if any(archive.name == wanted.name for archive in store.list_archives(connection)):
-        raise store.ArchiveNameTaken(f"there is an archive named {wanted.name!r} already")
-    tokenizer = backend.search.tokenizer
-    intake.create_archive(connection, wanted.name, tokenizer.info, tokenizer.codebook.dim)
-    connection.commit()
-    return _shown(connection, wanted.name)
+    with backend.connect() as connection:
+        if any(archive.name == wanted.name for archive in store.list_archives(connection)):
+            raise store.ArchiveNameTaken(f"there is an archive named {wanted.name!r} already")
+        tokenizer = backend.search.tokenizer
+        intake.create_archive(connection, wanted.name, tokenizer.info, tokenizer.codebook.dim)
+        connection.commit()
+        return _shown(connection, wanted.name)
 
 
 @router.get("/{name:path}", operation_id="show_archive", responses=errors(404, 503))
-def show(connection: ConnectionDep, name: NamePath) -> ArchiveOut:
+def show(backend: BackendDep, name: NamePath) -> ArchiveOut:
     """One archive."""
-    return _shown(connection, name)
+    with backend.connect() as connection:
+        return _shown(connection, name)
 
 
 @router.delete(
@@ -55,10 +58,11 @@ def show(connection: ConnectionDep, name: NamePath) -> ArchiveOut:
     responses=errors(404, 409, 503),
     dependencies=[ADMIN],
 )
-def delete(connection: ConnectionDep, name: NamePath) -> None:
+def delete(backend: BackendDep, name: NamePath) -> None:
     """Delete an archive with all that was made of its recordings; audio files are not touched."""
-    store.delete_archive(connection, name)
-    connection.commit()
+    with backend.connect() as connection:
+        store.delete_archive(connection, name)
+        connection.commit()
 
 
 def _shown(connection: Connection, name: str) -> ArchiveOut:

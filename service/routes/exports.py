@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from indexer import store
-from service.deps import ConnectionDep
+from service.deps import BackendDep
 from service.exports.formats import MEDIA_TYPES, ZIP, Format, download
 from service.exports.marks import Mark
 from service.routes.responses import errors
@@ -19,9 +19,10 @@ _FILE: dict[int | str, dict[str, Any]] = {200: {"content": {kind: {} for kind in
 
 
 @router.post("/{kind}", operation_id="export_hits", response_class=Response, responses=_FILE | errors(404, 422, 503))
-def export(connection: ConnectionDep, kind: Format, wanted: ExportIn) -> Response:
+def export(backend: BackendDep, kind: Format, wanted: ExportIn) -> Response:
     """A table of the hits, or a zip of label files, one for each recording; `hits` may be those of any answer."""
-    recordings = store.recordings_by_id(connection, {hit.recording.id for hit in wanted.hits})
+    with backend.connect() as connection:
+        recordings = store.recordings_by_id(connection, {hit.recording.id for hit in wanted.hits})
     marks = []
     for rank, hit in enumerate(wanted.hits, 1):
         recording = recordings.get(hit.recording.id)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 
 from indexer import store
 from service.access import WRITE
-from service.deps import ConnectionDep, RecordingDep
+from service.deps import BackendDep, RecordingDep
 from service.routes.responses import errors
 from service.schemas import MAX_ID, RecordingOut, RecordingsOut
 from service.views import recording_out
@@ -18,15 +18,16 @@ router = APIRouter(prefix="/v1/recordings", tags=["recordings"])
 
 @router.get("", operation_id="list_recordings", responses=errors(404, 422, 503))
 def list_recordings(
-    connection: ConnectionDep,
+    backend: BackendDep,
     archive: str = "default",
     contains: Annotated[str | None, Query(max_length=200, description="part of the name")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     offset: Annotated[int, Query(ge=0, le=MAX_ID)] = 0,
 ) -> RecordingsOut:
     """One page of an archive's recordings, by name."""
-    found = store.get_archive(connection, archive)
-    page = store.list_recordings(connection, found.id, limit + 1, offset, contains)
+    with backend.connect() as connection:
+        found = store.get_archive(connection, archive)
+        page = store.list_recordings(connection, found.id, limit + 1, offset, contains)
     more = offset + limit if len(page) > limit else None
     return RecordingsOut(
         archive=archive, recordings=[recording_out(recording) for recording in page[:limit]], next_offset=more
@@ -41,13 +42,14 @@ def list_recordings(
     dependencies=[WRITE],
 )
 def delete_by_name(
-    connection: ConnectionDep,
+    backend: BackendDep,
     name: Annotated[str, Query(description="as it is listed")],
     archive: str = "default",
 ) -> None:
     """Delete a recording from the index; its file, which may be gone already, is not touched."""
-    store.delete_recording(connection, store.get_archive(connection, archive).id, name)
-    connection.commit()
+    with backend.connect() as connection:
+        store.delete_recording(connection, store.get_archive(connection, archive).id, name)
+        connection.commit()
 
 
 @router.get("/{recording}", operation_id="show_recording", responses=errors(404, 422, 503))
@@ -63,7 +65,8 @@ def show(recording: RecordingDep) -> RecordingOut:
     responses=errors(404, 422, 503),
     dependencies=[WRITE],
 )
-def delete(connection: ConnectionDep, recording: RecordingDep) -> None:
+def delete(backend: BackendDep, recording: RecordingDep) -> None:
     """Delete a recording from the index; its file, which may be gone already, is not touched."""
-    store.delete_recording(connection, recording.archive_id, recording.id)
-    connection.commit()
+    with backend.connect() as connection:
+        store.delete_recording(connection, recording.archive_id, recording.id)
+        connection.commit()
