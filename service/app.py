@@ -21,6 +21,7 @@ from model.tokenizer import TokenizerError
 from service.access import READ
 from service.deps import Backend
 from service.errors import STATUS, SayagainError, TooManyRequests, code_of, message_of
+from service.requestlog import RequestLog
 from service.routes import archives, batch, exports, health, page, recordings, refine, search, sounds
 from service.routes.responses import errors
 from service.schemas import ErrorBody, ErrorOut
@@ -38,6 +39,14 @@ SECURITY_HEADERS = {
 log = logging.getLogger("sayagain")
 
 
+class Service(FastAPI):
+    """The application inside of what is told of every answer, those to faults of ours too."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """All layers; an added middleware would be inside of the one that answers unexpected errors."""
+        return RequestLog(SecurityHeaders(super().build_middleware_stack()))
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application; database and tokenizer are opened when it starts, not when it is made."""
 
@@ -50,13 +59,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         finally:
             backend.close()
 
-    app = FastAPI(title="sayagain", summary="Search for spoken words by example.", version="1", lifespan=lifespan)
+    app = Service(title="sayagain", summary="Search for spoken words by example.", version="1", lifespan=lifespan)
     for module in (search, refine, batch, archives, recordings, sounds, exports):
         app.include_router(module.router, dependencies=[READ], responses=errors(401, 403, 429))
     for module in (health, page):
         app.include_router(module.router)
     app.mount("/page", page.files)
-    app.add_middleware(SecurityHeaders)
     for known in KNOWN_ERRORS:
         app.add_exception_handler(known, _on_error)
     # A fault of ours is answered in the same shape, and logged with its trace.

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.tokenizer import DEFAULT_WEIGHTS, Device
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -40,6 +45,16 @@ class Settings(BaseSettings):
     )
     deep_hits: int = Field(default=50, ge=1, le=1_000, description="first hits whose sound deep rescoring hears")
     deep_budget_s: float = Field(default=2.0, gt=0, description="seconds after which deep rescoring hears no more hits")
+
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="text for people, or json, an object a line"
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+        default="info", description="what is logged: debug, info, warning or error"
+    )
+    metrics_open: bool = Field(default=False, description="answer /metrics without a key, also where keys are needed")
+    min_free_mb: float = Field(default=200.0, ge=0, description="less space than this in the data folder is warned of")
+    shutdown_s: int = Field(default=30, ge=0, description="seconds that requests have to end in when the service stops")
 
     @property
     def home_path(self) -> Path:
