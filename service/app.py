@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from anyio import to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from indexer import database, store
-from model.audio import AudioError
-from model.tokenizer import TokenizerError
 from service.access import READ
 from service.deps import Backend
-from service.errors import STATUS, SayagainError, TooManyRequests, code_of, message_of
+from service.faults import KNOWN_ERRORS, answer_to, error_response
+from service.gate import Gate
 from service.requestlog import RequestLog
 from service.routes import archives, batch, exports, health, page, recordings, refine, search, sounds
 from service.routes.responses import errors
-from service.schemas import ErrorBody, ErrorOut
 from service.settings import Settings
-
-KNOWN_ERRORS = (SayagainError, AudioError, TokenizerError, store.StoreError, database.DatabaseError, SQLAlchemyError)
 
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -35,8 +29,9 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-
-log = logging.getLogger("sayagain")
+# What a page of another origin may send and read, where the settings name that origin.
+CORS_SENT, CORS_READ = ["Authorization", "Content-Type", "X-Request-ID"], ["X-Request-ID", "Retry-After"]
+CORS_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 class Service(FastAPI):
@@ -49,10 +44,12 @@ class Service(FastAPI):
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application; database and tokenizer are opened when it starts, not when it is made."""
+    settings = settings or Settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        backend = Backend.open(settings or Settings())
+        backend = Backend.open(settings)
+        to_thread.current_default_thread_limiter().total_tokens = settings.max_threads
         app.state.backend = backend
         try:
             yield
@@ -60,11 +57,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             backend.close()
 
     app = Service(title="sayagain", summary="Search for spoken words by example.", version="1", lifespan=lifespan)
-    for module in (search, refine, batch, archives, recordings, sounds, exports):
-        app.include_router(module.router, dependencies=[READ], responses=errors(401, 403, 429))
+    gated = [module.router for module in (search, refine, batch, archives, recordings, sounds, exports)]
+    for router in gated:
+        app.include_router(router, dependencies=[READ], responses=errors(401, 403, 408, 413, 429))
     for module in (health, page):
         app.include_router(module.router)
     app.mount("/page", page.files)
+    app.add_middleware(Gate, routers=gated)
+    if settings.cors_origins:  # outside of the gate: what a browser asks beforehand has no key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=CORS_METHODS,
+            allow_headers=CORS_SENT,
+            expose_headers=CORS_READ,
+        )
     for known in KNOWN_ERRORS:
         app.add_exception_handler(known, _on_error)
     # A fault of ours is answered in the same shape, and logged with its trace.
@@ -93,22 +100,8 @@ class SecurityHeaders:
         await self._app(scope, receive, with_headers)
 
 
-def _answer(error: BaseException) -> JSONResponse:
-    code = code_of(error)
-    status = STATUS.get(code, 500)
-    if status == 500:
-        log.error("unexpected error", exc_info=error)
-        return error_response(500, code, "something went wrong inside; the log says what")
-    response = error_response(status, code, message_of(error), getattr(error, "field", None))
-    if isinstance(error, TooManyRequests):
-        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-    if status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    return response
-
-
 async def _on_error(request: Request, error: Exception) -> JSONResponse:
-    return _answer(database.translate(error))
+    return answer_to(error)
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
@@ -122,9 +115,3 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
     return error_response(error.status_code, code, str(error.detail))
-
-
-def error_response(status: int, code: str, message: str, field: str | None = None) -> JSONResponse:
-    """An error as JSON."""
-    body = ErrorOut(error=ErrorBody(code=code, message=message, field=field))
-    return JSONResponse(body.model_dump(exclude_none=True), status)

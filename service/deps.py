@@ -77,7 +77,7 @@ class Backend:
         self.database.dispose()
 
 
-def _backend(request: Request) -> Backend:
+async def _backend(request: Request) -> Backend:  # async: nothing to wait for a thread for
     backend: Backend = request.app.state.backend
     return backend
 

@@ -18,6 +18,7 @@ STATUS = {
     "no_speech": 422,
     "query_too_long": 413,
     "upload_too_large": 413,
+    "request_timeout": 408,
     "bad_stretch": 422,
     "too_many_clips": 422,
     "invalid_request": 422,
@@ -34,6 +35,7 @@ STATUS = {
     "key_forbidden": 403,
     "key_not_found": 404,
     "too_many_requests": 429,
+    "too_busy": 429,
     "deep_unavailable": 409,
     "codebook_in_force": 409,
     "archive_name_invalid": 422,
@@ -53,8 +55,10 @@ class SayagainError(Exception):
     ├── KeyForbidden         the key does not allow that much
     ├── KeyNotFound          no such key
     ├── TooManyRequests      more than the key allows in a minute
+    │   └── TooBusy          more than the service answers at a time
+    ├── RequestTimeout       the request did not come to its end
     ├── QueryTooLong         the clip is longer than is allowed
-    ├── UploadTooLarge       the clip has more bytes than are allowed
+    ├── UploadTooLarge       the clip, or all of the request, has more bytes than are allowed
     ├── AudioGone            a recording's file is not what was indexed any more
     ├── BadRequest           parts of a request are missing, or do not go together
     ├── TooManyClips         more examples than are allowed
@@ -109,6 +113,18 @@ class TooManyRequests(SayagainError):
         self.retry_after_s = retry_after_s
 
 
+class TooBusy(TooManyRequests):
+    """More requests at a time than the service answers."""
+
+    code = "too_busy"
+
+
+class RequestTimeout(SayagainError):
+    """The request began, and did not come to its end."""
+
+    code = "request_timeout"
+
+
 class QueryTooLong(SayagainError):
     """The clip is longer than is allowed."""
 
@@ -116,7 +132,7 @@ class QueryTooLong(SayagainError):
 
 
 class UploadTooLarge(SayagainError):
-    """The clip has more bytes than are allowed."""
+    """The clip, or all of the request, has more bytes than are allowed."""
 
     code = "upload_too_large"
 

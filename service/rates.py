@@ -1,4 +1,7 @@
-"""How often a key is used: a sliding minute, counted in the process."""
+"""How often a key is used: a sliding minute, counted in the process.
+
+Several processes that serve the same keys count each for itself: a key may then be used as often in each of them.
+"""
 
 from __future__ import annotations
 

@@ -32,6 +32,13 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on; on other than loopback, keys are needed")
     max_query_s: float = Field(default=60.0, gt=0, description="longest clip, in seconds")
     max_upload_mb: float = Field(default=64.0, gt=0, description="largest clip, in megabytes")
+    max_request_mb: float = Field(default=256.0, gt=0, description="largest request, in megabytes")
+    max_in_flight: int = Field(default=256, ge=1, description="requests at a time; more are told to come again")
+    max_threads: int = Field(default=16, ge=1, description="requests at a time that are at work, the others wait")
+    body_timeout_s: float = Field(default=60.0, gt=0, description="seconds in which more of a request has to come")
+    cors_origins: list[str] = Field(
+        default=[], description="origins whose pages may ask from browsers, a JSON list; none: only the service's own"
+    )
     max_clips: int = Field(default=10, ge=1, description="clips of one query")
     max_batch: int = Field(default=100, ge=1, description="clips of one batch, each a query of its own")
     max_marks: int = Field(default=50, ge=1, description="hits marked right, or wrong, of one refined query")

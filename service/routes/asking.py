@@ -37,7 +37,7 @@ class Wanted:
         return Request(examples, self.archive, self.limit, self.min_score, self.exact, deep=self.deep, **more)
 
 
-def wanted(
+async def wanted(
     archive: Annotated[str, Form()] = "default",
     limit: Annotated[int, Form(ge=1, le=MAX_LIMIT)] = 20,
     min_score: Annotated[float, Form(ge=0.0, le=1.0)] = 0.0,
