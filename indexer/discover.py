@@ -76,11 +76,12 @@ class Plan:
     failed: list[Failure] = field(default_factory=list)
 
 
-def discover(paths: Iterable[Path | str]) -> Found:
+def discover(paths: Iterable[Path | str], within: Sequence[Path] | None = None) -> Found:
     """The audio files in `paths`, folders walked to the bottom and files taken as they are.
 
-    Symbolic links are followed, each folder once. Raises NoAudioFound where a path does not exist, or where there is
-    no audio at all.
+    Symbolic links are followed, each folder once; with `within` a file that does not really lie in one of those folders
+    is a failure, by whatever links it is reached. Raises NoAudioFound where a path does not exist, or where there is no
+    audio at all.
     """
     files: dict[str, FoundFile] = {}
     failed: list[Failure] = []
@@ -88,10 +89,12 @@ def discover(paths: Iterable[Path | str]) -> Found:
     for root in roots:
         if not os.path.lexists(root):
             raise NoAudioFound(f"{printable(root)}: no such file or folder")
-        parent, members = (root, _walk(root, failed)) if root.is_dir() else (root.parent, [root])
+        parent, members = (root, _walk(root, failed, within)) if root.is_dir() else (root.parent, [root])
         for path in members:
             name = recording_name(path.relative_to(parent))
             found = _look(name, path)
+            if within is not None and not lies_within(path, within):
+                found = _outside(name)
             if isinstance(found, Failure):
                 failed.append(found)
             elif name not in files:
@@ -104,6 +107,12 @@ def discover(paths: Iterable[Path | str]) -> Found:
     return Found([files[name] for name in sorted(files)], sorted(failed, key=lambda failure: failure.name))
 
 
+def lies_within(path: Path, folders: Sequence[Path]) -> bool:
+    """Whether a path, with all links followed, is one of the folders or in one."""
+    real = Path(os.path.realpath(path))
+    return any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)
+
+
 def recording_name(relative: Path) -> str:
     """A path as text, with forward slashes; bytes that are no UTF-8 become \\xNN."""
     return os.fsencode(relative.as_posix()).decode("utf-8", "backslashreplace")
@@ -114,8 +123,11 @@ def printable(path: Path | str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in recording_name(Path(path)))
 
 
-def plan(files: Sequence[FoundFile], known: dict[str, Known]) -> Plan:
-    """Compare what was found with what the archive has, by path, size and time first, then by content."""
+def plan(files: Sequence[FoundFile], known: dict[str, Known], *, replace: bool = False) -> Plan:
+    """Compare what was found with what the archive has, by path, size and time first, then by content.
+
+    With `replace` a file may take the place of one of its name that is still where it was.
+    """
     result = Plan()
     for file in files:
         old = known.get(file.name)
@@ -123,7 +135,7 @@ def plan(files: Sequence[FoundFile], known: dict[str, Known]) -> Plan:
             result.index.append(file)
             continue
         here = old.path == file.path or _same_file(old.path, file.path)
-        if not here and os.path.lexists(old.path):
+        if not here and not replace and os.path.lexists(old.path):
             message = f"the archive has a recording of this name from {printable(old.path)}: give it another archive"
             result.failed.append(Failure(file.name, "name_conflict", message))
             continue
@@ -160,8 +172,8 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _walk(root: Path, failed: list[Failure]) -> list[Path]:
-    """All audio files under `root`, each folder visited once, hidden ones left out."""
+def _walk(root: Path, failed: list[Failure], within: Sequence[Path] | None) -> list[Path]:
+    """All audio files under `root`, each folder visited once, hidden ones and those that are not `within` left out."""
 
     def unreadable(error: OSError) -> None:
         failed.append(_unreadable(recording_name(Path(error.filename).relative_to(root)), error))
@@ -171,6 +183,10 @@ def _walk(root: Path, failed: list[Failure]) -> list[Path]:
     for folder, subfolders, names in os.walk(root, onerror=unreadable, followlinks=True):
         about = os.stat(folder)
         if (about.st_dev, about.st_ino) in seen:
+            subfolders.clear()
+            continue
+        if within is not None and not lies_within(Path(folder), within):
+            failed.append(_outside(recording_name(Path(folder).relative_to(root))))
             subfolders.clear()
             continue
         seen.add((about.st_dev, about.st_ino))
@@ -195,6 +211,10 @@ def _look(name: str, path: Path) -> FoundFile | Failure:
     if not stat.S_ISREG(about.st_mode):
         return Failure(name, "audio_unreadable", "cannot read the file: it is not a regular file")
     return FoundFile(name, path, about.st_size, about.st_mtime_ns)
+
+
+def _outside(name: str) -> Failure:
+    return Failure(name, "outside_roots", "it lies outside the folders that may be indexed")
 
 
 def _same_file(one: Path, other: Path) -> bool:

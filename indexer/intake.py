@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from indexer import schema, store
@@ -28,8 +28,19 @@ class NewSegment:
 
 
 @dataclass(frozen=True)
+class Description:
+    """What a recording's owner says of it: JSON, and an id of their own, which no other of the archive may have."""
+
+    metadata: dict[str, Any]
+    external_id: str | None = None
+
+
+@dataclass(frozen=True)
 class NewRecording:
-    """A recording to store; `path` as the file system has it, `sha256` in hex."""
+    """A recording to store; `path` as the file system has it, `sha256` in hex.
+
+    Without a `description` the one that it has stays.
+    """
 
     id: int
     name: str
@@ -39,6 +50,7 @@ class NewRecording:
     sha256: str
     duration_s: float
     codebook_id: int
+    description: Description | None = None
 
 
 def create_archive(connection: Connection, name: str, tokenizer: TokenizerInfo, dim: int) -> store.ArchiveInfo:
@@ -99,7 +111,10 @@ def reserve_ids(connection: Connection, count: int) -> list[int]:
 def put_recording(
     connection: Connection, archive_id: int, recording: NewRecording, segments: Sequence[NewSegment]
 ) -> None:
-    """Store a recording and its segments; where there is one of that name, it is replaced and keeps its id."""
+    """Store a recording and its segments; where there is one of that name, it is replaced and keeps its id.
+
+    Raises ExternalIdTaken.
+    """
     old = connection.execute(
         text(
             "SELECT id, segments, duration_s FROM recording WHERE archive_id = :archive_id AND name = :name FOR UPDATE"
@@ -112,28 +127,49 @@ def put_recording(
         "content_sha256": bytes.fromhex(recording.sha256), "duration_s": recording.duration_s,
         "segments": len(segments), "codebook_id": recording.codebook_id,
     }  # fmt: skip
+    # First: the archive's row is locked until the end, so that revisions rise in the order in which they are seen.
+    values["revision"] = store.count(
+        connection, archive_id, recordings=int(old is None),
+        segments=len(segments) - (0 if old is None else old.segments),
+        audio_s=recording.duration_s - (0.0 if old is None else old.duration_s),
+    )  # fmt: skip
     if old is None:
         connection.execute(_INSERT_RECORDING, values)
     else:
         connection.execute(text("DELETE FROM segment WHERE recording_id = :id"), {"id": old.id})
         connection.execute(_UPDATE_RECORDING, values)
     _copy_segments(connection, archive_id, values["id"], segments)
-    store.count(
-        connection, archive_id, recordings=int(old is None),
-        segments=len(segments) - (0 if old is None else old.segments),
-        audio_s=recording.duration_s - (0.0 if old is None else old.duration_s),
-    )  # fmt: skip
+    if recording.description is not None:
+        describe(connection, archive_id, values["id"], recording.description)
+
+
+def describe(connection: Connection, archive_id: int, recording_id: int, description: Description) -> None:
+    """Say of a recording what its owner says. Raises ExternalIdTaken."""
+    external_id = None if description.external_id is None else store.storable(description.external_id)
+    taken = connection.execute(
+        text("SELECT name FROM recording WHERE archive_id = :archive_id AND external_id = :own AND id <> :id"),
+        {"archive_id": archive_id, "own": external_id, "id": recording_id},
+    ).scalar_one_or_none()
+    if taken is not None:
+        raise store.ExternalIdTaken(f"the recording {taken!r} has the id {external_id!r} already")
+    values = {
+        schema.Recording.about: store.storable_json(description.metadata),
+        schema.Recording.external_id: external_id,
+    }
+    connection.execute(update(schema.Recording).where(schema.Recording.id == recording_id).values(values))
 
 
 _INSERT_RECORDING = text("""
     INSERT INTO recording
-        (id, archive_id, name, path, bytes, mtime_ns, content_sha256, duration_s, segments, codebook_id)
+        (id, archive_id, name, path, bytes, mtime_ns, content_sha256, duration_s, segments, codebook_id, revision)
     VALUES
-        (:id, :archive_id, :name, :path, :bytes, :mtime_ns, :content_sha256, :duration_s, :segments, :codebook_id)
+        (:id, :archive_id, :name, :path, :bytes, :mtime_ns, :content_sha256, :duration_s, :segments, :codebook_id,
+        :revision)
 """)
 _UPDATE_RECORDING = text("""
     UPDATE recording SET path = :path, bytes = :bytes, mtime_ns = :mtime_ns, content_sha256 = :content_sha256,
-        duration_s = :duration_s, segments = :segments, codebook_id = :codebook_id, indexed_at = now() WHERE id = :id
+        duration_s = :duration_s, segments = :segments, codebook_id = :codebook_id, revision = :revision,
+        indexed_at = now() WHERE id = :id
 """)
 
 
@@ -156,3 +192,26 @@ def touch_recording(connection: Connection, recording_id: int, path: bytes, size
         text("UPDATE recording SET path = :path, bytes = :bytes, mtime_ns = :mtime_ns WHERE id = :id"),
         {"path": path, "bytes": size, "mtime_ns": mtime_ns, "id": recording_id},
     )
+
+
+def hand_over(connection: Connection, old_archive_id: int, new_archive_id: int) -> None:
+    """Give one archive what belongs to another of the same recordings: descriptions, jobs, watches with their hits."""
+    ids = {"old": old_archive_id, "new": new_archive_id}
+    for statement in (
+        """
+        UPDATE recording SET metadata = old.metadata, external_id = old.external_id, revision = old.revision
+        FROM recording AS old WHERE recording.archive_id = :new AND old.archive_id = :old AND old.name = recording.name
+        """,
+        """
+        UPDATE watch_hit SET recording_id = new.id FROM recording AS old JOIN recording AS new ON new.name = old.name
+        WHERE old.archive_id = :old AND new.archive_id = :new AND watch_hit.recording_id = old.id
+        """,
+        # With the revisions too, watches know what they have not searched yet.
+        """
+        UPDATE archive SET revision = greatest(archive.revision, old.revision) + 1 FROM archive AS old
+        WHERE archive.id = :new AND old.id = :old
+        """,
+        "UPDATE watch SET archive_id = :new WHERE archive_id = :old",
+        "UPDATE job SET archive_id = :new WHERE archive_id = :old",
+    ):
+        connection.execute(text(statement), ids)

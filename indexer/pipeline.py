@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,14 +11,14 @@ from sqlalchemy import Connection, Engine, text
 
 from indexer import fitting, intake, store
 from indexer.database import translated
-from indexer.discover import Failure, FoundFile, Known, Plan, discover, plan
+from indexer.discover import Failure, Found, FoundFile, Known, Plan, discover, plan
 from indexer.messages import Index, Indexed, Measure, Measured, Setup, Task, UseCodebook
 from indexer.pool import Pool
 from indexer.report import IndexReport, Progressed, Run
 from model.codebook import Codebook
 from model.tokenizer import Device, Tokenizer
 
-__all__ = ["CodebookInForce", "Failure", "IndexReport", "Progressed", "index_archive"]
+__all__ = ["CodebookInForce", "Failure", "IndexReport", "Progressed", "index_archive", "index_files"]
 
 MEASURED_AT_ONCE = 64  # files
 
@@ -53,21 +53,49 @@ def index_archive(
     Raises NoAudioFound, TokenizerError, TokenizerMismatch, BadArchiveName, ArchiveBusy, CodebookInForce,
     CodebookTooLittleAudio, DatabaseError, WorkersFailed.
     """
+    return index_files(
+        engine, discover(paths), archive, tokenizer_path,
+        workers=workers, codebook=codebook, codes=codes, device=device, progress=progress, seed=seed,
+    )  # fmt: skip
+
+
+def index_files(
+    engine: Engine,
+    found: Found,
+    archive: str,
+    tokenizer_path: Path | str,
+    *,
+    workers: int = 2,
+    codebook: fitting.Kind | None = None,
+    codes: bool = True,
+    device: Device = "cpu",
+    progress: Callable[[Progressed], None] | None = None,
+    seed: int = 0,
+    descriptions: Mapping[str, intake.Description] | None = None,
+    replace: bool = False,
+) -> IndexReport:
+    """`index_archive` for files that have been found, with what their owner says of each, by name.
+
+    With `replace` a file takes the place of a recording of its name wherever that is from. What `progress` raises ends
+    the run. Raises like `index_archive`, without NoAudioFound.
+    """
     run = Run(progress)
-    found = discover(paths)
+    descriptions = descriptions or {}
     tokenizer = Tokenizer(tokenizer_path, threads=1, device=device)
     run.failed += found.failed
     with translated(), _locked_archive(engine, archive, tokenizer) as (connection, info):
         if codebook is not None and info.recordings and info.codebook_kind != codebook:
             raise CodebookInForce(f"the archive {archive!r} has a codebook of the kind {info.codebook_kind!r} in force")
-        work = plan(found.files, _known(connection, info))
+        known = _known(connection, info)
+        work = plan(found.files, known, replace=replace)
         run.failed += work.failed
         with connection.begin():
             for old, file in work.touched + work.moved:
                 intake.touch_recording(connection, old.id, os.fsencode(file.path), file.bytes, file.mtime_ns)
+        run.failed += _described(connection, info.id, known, work, descriptions)
         if work.index:
             with Pool(min(workers, len(work.index)), Setup(Path(tokenizer_path), device)) as pool:
-                _index(connection, info, work.index, tokenizer, pool, run, codebook, codes, seed)
+                _index(connection, info, work.index, tokenizer, pool, run, codebook, codes, seed, descriptions)
             _settle(connection)
         return _report(connection, archive, len(found.files) + len(found.failed), work, run)
 
@@ -113,6 +141,7 @@ def _index(
     kind: fitting.Kind | None,
     codes: bool,
     seed: int,
+    descriptions: Mapping[str, intake.Description],
 ) -> None:
     durations_s = _measure(pool, files, run)
     heard = {}
@@ -135,9 +164,12 @@ def _index(
     tasks: list[Task] = [Index(file, heard.pop(file.name, None)) for file in files]
     for done in pool.run(tasks):
         if isinstance(done.result, Indexed):
-            _store(connection, archive.id, codebook_id, ids[done.result.file.name], done.result)
-            run.count(done.result)
             name = done.result.file.name
+            try:
+                _store(connection, archive.id, codebook_id, ids[name], done.result, descriptions.get(name))
+                run.count(done.result)
+            except store.ExternalIdTaken as error:
+                run.failed.append(Failure(name, error.code, str(error)))
         else:
             assert isinstance(done.result, Failure)
             run.failed.append(done.result)
@@ -161,11 +193,38 @@ def _measure(pool: Pool, files: Sequence[FoundFile], run: Run) -> dict[str, floa
     return out
 
 
-def _store(connection: Connection, archive_id: int, codebook_id: int, recording_id: int, result: Indexed) -> None:
+def _described(
+    connection: Connection,
+    archive_id: int,
+    known: Mapping[str, Known],
+    work: Plan,
+    descriptions: Mapping[str, intake.Description],
+) -> list[Failure]:
+    """What is said of recordings that need no indexing is noted; those that it cannot be said of."""
+    failed = []
+    later = {file.name for file in work.index} | {failure.name for failure in work.failed}
+    for name, description in descriptions.items():
+        if name in known and name not in later:
+            try:
+                with connection.begin():
+                    intake.describe(connection, archive_id, known[name].id, description)
+            except store.ExternalIdTaken as error:
+                failed.append(Failure(name, error.code, str(error)))
+    return failed
+
+
+def _store(
+    connection: Connection,
+    archive_id: int,
+    codebook_id: int,
+    recording_id: int,
+    result: Indexed,
+    description: intake.Description | None,
+) -> None:
     file = result.file
     recording = intake.NewRecording(
         recording_id, file.name, os.fsencode(file.path), file.bytes, file.mtime_ns, result.sha256, result.duration_s,
-        codebook_id,
+        codebook_id, description,
     )  # fmt: skip
     with connection.begin():
         intake.put_recording(connection, archive_id, recording, result.segments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +61,25 @@ class IndexReport:
     def bytes_per_hour(self) -> float:
         """Bytes on disk for an hour of the archive."""
         return self.bytes / self.archive_s * 3600.0 if self.archive_s > 0 else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as JSON."""
+        return {
+            "archive": self.archive,
+            "files": self.found,
+            "indexed": self.indexed,
+            "unchanged": self.unchanged,
+            "moved": self.moved,
+            "failed": [vars(failure) for failure in self.failed],
+            "audio_s": round(self.audio_s, 3),
+            "speech_s": round(self.speech_s, 3),
+            "tokens": self.tokens,
+            "tokens_per_s": round(self.tokens_per_s, 3),
+            "wall_s": round(self.wall_s, 3),
+            "times_real_time": round(self.times_real_time, 1),
+            "bytes_per_hour": round(self.bytes_per_hour),
+            "codebook": {"kind": self.codebook_kind, "size": self.codebook_size, "entropy": round(self.entropy, 4)},
+        }
 
 
 @dataclass

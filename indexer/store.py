@@ -5,9 +5,10 @@ Every function takes a SQLAlchemy connection and leaves the transaction to the c
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +28,7 @@ class StoreError(Exception):
     ├── ArchiveNotFound    no archive of that name
     ├── BadArchiveName     empty, or too long
     ├── ArchiveNameTaken   there is another archive of that name
+    ├── ExternalIdTaken    another recording has the id that its owner wants for this one
     ├── RecordingNotFound  no recording of that name in the archive
     ├── ArchiveBusy        another process is indexing into it
     └── TokenizerMismatch  the archive was made with another tokenizer
@@ -51,6 +53,12 @@ class ArchiveNameTaken(StoreError):
     """There is another archive of that name."""
 
     code = "archive_name_taken"
+
+
+class ExternalIdTaken(StoreError):
+    """Another recording of the archive has that id of its owner's."""
+
+    code = "external_id_taken"
 
 
 class RecordingNotFound(StoreError):
@@ -104,11 +112,25 @@ class RecordingInfo:
     path: str
     mtime_ns: int
     archive_id: int
+    metadata: dict[str, Any] = field(default_factory=dict)
+    external_id: str | None = None
 
     @property
     def fingerprint(self) -> int:
         """The first 64 bits of the content's hash, as a signed number."""
         return int.from_bytes(bytes.fromhex(self.sha256[:16]), "big", signed=True)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which recordings are asked for: a part of their name, in any case; what their metadata contain; their own id.
+
+    To contain is what PostgreSQL's `jsonb @> jsonb` says it is.
+    """
+
+    contains: str | None = None
+    where: Mapping[str, Any] | None = None
+    external_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +159,11 @@ _ARCHIVE = """
 """
 # The first 64 bits of the content's hash: `RecordingInfo.fingerprint`.
 _FINGERPRINT = "CAST(CAST('x' || encode(substring(content_sha256 FOR 8), 'hex') AS bit(64)) AS bigint)"
-_RECORDING = "SELECT id, name, duration_s, bytes, content_sha256, indexed_at, path, mtime_ns, archive_id FROM recording"
+_RECORDING = """
+    SELECT id, name, duration_s, bytes, content_sha256, indexed_at, path, mtime_ns, archive_id, metadata, external_id
+    FROM recording
+"""
+_CONTAINING = "(CAST(:where AS jsonb) IS NULL OR metadata @> CAST(:where AS jsonb))"
 
 
 def get_archive(connection: Connection, name: str) -> ArchiveInfo:
@@ -195,31 +221,71 @@ def load_codebook(connection: Connection, codebook_id: int) -> Codebook:
     return codebook
 
 
-def count(connection: Connection, archive_id: int, *, recordings: int, segments: int, audio_s: float) -> None:
-    """Add to an archive's counters, and to its revision: its recordings have changed."""
-    connection.execute(
+def count(connection: Connection, archive_id: int, *, recordings: int, segments: int, audio_s: float) -> int:
+    """Add to an archive's counters, and to its revision, since its recordings have changed: what that is now."""
+    revision: int = connection.execute(
         text("""
             UPDATE archive SET recordings = recordings + :recordings, segments = segments + :segments,
-                audio_s = greatest(0, audio_s + :audio_s), revision = revision + 1 WHERE id = :id
+                audio_s = greatest(0, audio_s + :audio_s), revision = revision + 1 WHERE id = :id RETURNING revision
         """),
         {"recordings": recordings, "segments": segments, "audio_s": audio_s, "id": archive_id},
-    )
+    ).scalar_one()
+    return revision
 
 
 def list_recordings(
-    connection: Connection, archive_id: int, limit: int, offset: int = 0, contains: str | None = None
+    connection: Connection,
+    archive_id: int,
+    limit: int,
+    offset: int = 0,
+    asked: Filter | None = None,
 ) -> list[RecordingInfo]:
-    """One page of an archive's recordings by name; `contains` is part of the name, in any case."""
-    part = None if contains is None else storable(contains)
+    """One page of an archive's recordings by name, those that are asked for."""
+    asked = asked or Filter()
+    part = None if asked.contains is None else storable(asked.contains)
+    own = None if asked.external_id is None else storable(asked.external_id)
     rows = connection.execute(
         text(f"""
             {_RECORDING} WHERE archive_id = :archive_id
             AND (CAST(:part AS text) IS NULL OR strpos(lower(name), lower(:part)) > 0)
+            AND (CAST(:own AS text) IS NULL OR external_id = :own) AND {_CONTAINING}
             ORDER BY name LIMIT :limit OFFSET :offset
         """),
-        {"archive_id": archive_id, "part": part, "limit": limit, "offset": offset},
-    )
+        {
+            "archive_id": archive_id, "part": part, "own": own, "limit": limit, "offset": offset,
+            "where": _json(asked.where),
+        },
+    )  # fmt: skip
     return [_recording(row) for row in rows]
+
+
+def recordings_where(connection: Connection, archive_id: int, where: Mapping[str, Any]) -> list[int]:
+    """Ids of the recordings whose metadata contain `where`, as in `Filter`."""
+    rows = connection.execute(
+        text(f"SELECT id FROM recording WHERE archive_id = :archive_id AND {_CONTAINING} ORDER BY id"),  # noqa: S608
+        {"archive_id": archive_id, "where": _json(where)},
+    )
+    return list(rows.scalars())
+
+
+def extent(connection: Connection, ids: Iterable[int]) -> tuple[int, float]:
+    """How many of these recordings there are, and their hours."""
+    row = connection.execute(
+        text("SELECT count(*), coalesce(sum(duration_s), 0) FROM recording WHERE id = ANY(:ids)"), {"ids": list(ids)}
+    ).one()
+    return row[0], row[1] / 3600.0
+
+
+def recordings_since(connection: Connection, archive_id: int, after: int, until: int) -> list[int]:
+    """Ids of the recordings that came, or were replaced, after one revision of the archive and until another."""
+    rows = connection.execute(
+        text("""
+            SELECT id FROM recording WHERE archive_id = :archive_id AND revision > :after AND revision <= :until
+            ORDER BY id
+        """),
+        {"archive_id": archive_id, "after": after, "until": until},
+    )
+    return list(rows.scalars())
 
 
 def recording_ids(connection: Connection, archive_id: int, names: Iterable[str]) -> set[int]:
@@ -352,8 +418,22 @@ def segments_of(connection: Connection, recordings: Sequence[int]) -> list[Marke
 def _recording(row: Row[Any]) -> RecordingInfo:
     return RecordingInfo(
         row.id, row.name, row.duration_s, row.bytes, row.content_sha256.hex(), row.indexed_at, os.fsdecode(row.path),
-        row.mtime_ns, row.archive_id,
+        row.mtime_ns, row.archive_id, row.metadata, row.external_id,
     )  # fmt: skip
+
+
+def _json(value: Mapping[str, Any] | None) -> str | None:
+    """For a JSONB parameter: PostgreSQL has no NUL in texts, and no half of a surrogate pair."""
+    return None if value is None else json.dumps(storable_json(dict(value)))
+
+
+def storable_json(value: Any) -> Any:
+    """A JSON value whose texts, keys too, are such as PostgreSQL takes."""
+    if isinstance(value, dict):
+        return {storable(key): storable_json(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [storable_json(part) for part in value]
+    return storable(value) if isinstance(value, str) else value
 
 
 def storable(value: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 from anyio import to_thread
 from fastapi import FastAPI, Request
@@ -18,8 +18,9 @@ from service.access import READ
 from service.deps import Backend
 from service.faults import KNOWN_ERRORS, answer_to, error_response
 from service.gate import Gate
+from service.jobs.runner import Runner
 from service.requestlog import RequestLog
-from service.routes import archives, batch, exports, health, page, recordings, refine, search, sounds
+from service.routes import archives, batch, exports, health, jobs, page, recordings, refine, search, sounds, watches
 from service.routes.responses import errors
 from service.settings import Settings
 
@@ -52,12 +53,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         to_thread.current_default_thread_limiter().total_tokens = settings.max_threads
         app.state.backend = backend
         try:
-            yield
+            with Runner(backend) if settings.run_jobs else nullcontext():
+                yield
         finally:
             backend.close()
 
     app = Service(title="sayagain", summary="Search for spoken words by example.", version="1", lifespan=lifespan)
-    gated = [module.router for module in (search, refine, batch, archives, recordings, sounds, exports)]
+    rooms = (search, refine, batch, archives, recordings, sounds, exports, jobs, watches)
+    gated = [module.router for module in rooms]
     for router in gated:
         app.include_router(router, dependencies=[READ], responses=errors(401, 403, 408, 413, 429))
     for module in (health, page):

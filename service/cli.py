@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service import adapting, evaluating, exporting, keymaking, learning, output, registry, tokenizers
+from service import adapting, evaluating, exporting, keymaking, learning, output, registry, serving, tokenizers, working
 from service.console import JsonOption, Rescore, RescoreOption, failing, print_line, stderr
 from service.errors import CLIP_ERRORS, EXIT_FAILED, EXIT_PARTLY, code_of, message_of
 from service.exports.formats import Format, is_table
@@ -32,6 +32,8 @@ app.command()(learning.train)
 app.command()(learning.export)
 app.command()(adapting.adapt)
 app.command()(evaluating.evaluate)
+app.command()(serving.serve)
+app.command()(working.work)
 
 AT_ONCE = 32  # clips of a search that share the work
 
@@ -77,7 +79,7 @@ def index(
             )  # fmt: skip
         output.print_failures(report, stderr)
         if as_json:
-            print_line(output.index_json(report))
+            print_line(report.as_json())
         else:
             output.print_index_report(report, stderr)
         _prepare(engine, archive, settings)  # last: what was done is told, whatever becomes of this
@@ -86,14 +88,12 @@ def index(
 
 def _prepare(engine: Engine, archive: str, settings: Settings) -> None:
     """Bring the local index up to date, so that the first search need not wait for it."""
-    from indexer import database, store
+    from indexer import database
+    from service.search import localindex
     from service.search.localindex import FOLDER, LocalIndex
 
     with database.connect(engine) as connection:
-        about = store.get_archive(connection, archive)
-        if about.codebook_id is not None:
-            codebook = store.load_codebook(connection, about.codebook_id)
-            LocalIndex(settings.home_path / FOLDER).view(connection, about, codebook)
+        localindex.prepare(LocalIndex(settings.home_path / FOLDER), connection, archive)
 
 
 def _tokenizer_file(engine: Engine, archive: str, wanted: str | None, settings: Settings) -> Path:
@@ -105,8 +105,7 @@ def _tokenizer_file(engine: Engine, archive: str, wanted: str | None, settings: 
         return registry.keep(home, registry.resolve(home, wanted, default), default)
     with database.connect(engine) as connection:
         made_with = {a.name: a.tokenizer_sha256 for a in store.list_archives(connection)}.get(archive)
-    own = None if made_with is None else registry.Registry(home, default, threads=1).find(made_with)
-    return default if own is None else own.path
+    return registry.file_of(home, default, made_with)
 
 
 @app.command()
@@ -228,21 +227,6 @@ def delete(
             else:
                 store.delete_recording(connection, store.get_archive(connection, archive).id, recording)
         stderr.print(f"deleted {archive if recording is None else recording}", markup=False)
-
-
-@app.command()
-def serve(
-    host: Annotated[str | None, typer.Option(help="address to listen on; else 127.0.0.1, or SAYAGAIN_HOST")] = None,
-    port: Annotated[int, typer.Option(min=0, max=65_535)] = 8_000,
-) -> None:
-    """Answer HTTP requests."""
-    import uvicorn
-
-    from service.app import create_app
-
-    with failing():
-        settings = Settings() if host is None else Settings(host=host)
-        uvicorn.run(create_app(settings), host=settings.host, port=port, log_level="info")
 
 
 @app.command()

@@ -31,6 +31,15 @@ STATUS = {
     "archive_busy": 409,
     "archive_name_taken": 409,
     "audio_gone": 410,
+    "external_id_taken": 409,
+    "recording_name_taken": 409,
+    "job_not_found": 404,
+    "job_finished": 409,
+    "folder_forbidden": 403,
+    "storage_full": 507,
+    "watch_not_found": 404,
+    "watch_name_taken": 409,
+    "webhook_forbidden": 422,
     "key_missing": 401,
     "key_forbidden": 403,
     "key_not_found": 404,
@@ -51,6 +60,14 @@ class SayagainError(Exception):
     SayagainError
     ├── ArchiveNotReady      it exists, but nothing has been indexed into it
     ├── DeepUnavailable      deep rescoring has no tokenizer, or no sound of the query
+    ├── JobNotFound          no such job
+    ├── JobFinished          a job that is over cannot be given up
+    ├── FolderForbidden      not a folder of the server that may be indexed
+    ├── StorageFull          a recording cannot be kept in the data folder
+    ├── RecordingNameTaken   the archive has a recording of that name
+    ├── WatchNotFound        no such watch
+    ├── WatchNameTaken       the archive has a watch of that name
+    ├── WebhookForbidden     not an address that may be posted to
     ├── KeyMissing           there is no key in the request, or not a good one
     ├── KeyForbidden         the key does not allow that much
     ├── KeyNotFound          no such key
@@ -83,6 +100,54 @@ class DeepUnavailable(SayagainError):
     """Deep rescoring has no tokenizer, or not the sound that was asked about."""
 
     code = "deep_unavailable"
+
+
+class JobNotFound(SayagainError):
+    """There is no such job."""
+
+    code = "job_not_found"
+
+
+class JobFinished(SayagainError):
+    """A job that is over cannot be given up."""
+
+    code = "job_finished"
+
+
+class FolderForbidden(SayagainError):
+    """Not a folder of the server that may be indexed."""
+
+    code = "folder_forbidden"
+
+
+class StorageFull(SayagainError):
+    """A recording cannot be kept in the data folder."""
+
+    code = "storage_full"
+
+
+class RecordingNameTaken(SayagainError):
+    """The archive has a recording of that name."""
+
+    code = "recording_name_taken"
+
+
+class WatchNotFound(SayagainError):
+    """There is no such watch."""
+
+    code = "watch_not_found"
+
+
+class WatchNameTaken(SayagainError):
+    """The archive has a watch of that name."""
+
+    code = "watch_name_taken"
+
+
+class WebhookForbidden(SayagainError):
+    """Not an address that may be posted to."""
+
+    code = "webhook_forbidden"
 
 
 class KeyMissing(SayagainError):

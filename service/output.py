@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -69,26 +68,6 @@ def print_index_report(report: IndexReport, console: Console) -> None:
         markup=False,
         soft_wrap=True,
     )
-
-
-def index_json(report: IndexReport) -> dict[str, Any]:
-    """The report as JSON."""
-    return {
-        "archive": report.archive,
-        "files": report.found,
-        "indexed": report.indexed,
-        "unchanged": report.unchanged,
-        "moved": report.moved,
-        "failed": [vars(failure) for failure in report.failed],
-        "audio_s": round(report.audio_s, 3),
-        "speech_s": round(report.speech_s, 3),
-        "tokens": report.tokens,
-        "tokens_per_s": round(report.tokens_per_s, 3),
-        "wall_s": round(report.wall_s, 3),
-        "times_real_time": round(report.times_real_time, 1),
-        "bytes_per_hour": round(report.bytes_per_hour),
-        "codebook": {"kind": report.codebook_kind, "size": report.codebook_size, "entropy": round(report.entropy, 4)},
-    }
 
 
 def printable(name: str) -> str:

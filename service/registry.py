@@ -74,6 +74,12 @@ def resolve(home: Path, wanted: str, default: Path) -> Path:
     raise TokenizerError(f"no tokenizer {wanted!r}: neither a file nor one of {', '.join(['fast', *kept])}")
 
 
+def file_of(home: Path, default: Path, sha256: str | None) -> Path:
+    """The file of the tokenizer with that hash where it is at hand, else the default."""
+    own = None if sha256 is None else Registry(home, default, threads=1).find(sha256)
+    return default if own is None else own.path
+
+
 def keep(home: Path, path: Path, default: Path) -> Path:
     """A copy of the file in the data folder, so that searches find it; what is there already is not copied.
 

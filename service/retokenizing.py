@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
-from indexer import database, pipeline, store
+from indexer import database, intake, pipeline, store
 from indexer.discover import recording_name
 from indexer.report import IndexReport, Progressed
 from model.tokenizer import Device, Tokenizer
@@ -116,6 +116,7 @@ def replace_archive(connection: Connection, name: str, spare: str) -> None:
     for recording in there.values():
         if recording.name not in wanted:
             store.delete_recording(connection, new.id, recording.id)
+    intake.hand_over(connection, old.id, new.id)
     store.delete_archive(connection, name)
     store.rename_archive(connection, spare, name)
 

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 MAX_ID = 2**63 - 1  # what the database counts to
+MAX_METADATA_BYTES = 16_384  # of one recording, as JSON
 
 
-class _Out(BaseModel):
+def _fits(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    size = len(json.dumps(value, allow_nan=False).encode("utf-8", "surrogatepass"))
+    if size > MAX_METADATA_BYTES:
+        raise ValueError(f"{size} bytes, where {MAX_METADATA_BYTES} are allowed")
+    return value
+
+
+Metadata = Annotated[dict[str, JsonValue], AfterValidator(_fits)]
+ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class Out(BaseModel):
+    """What is answered."""
+
     model_config = ConfigDict(frozen=True)
 
 
-class QueryOut(_Out):
+class QueryOut(Out):
     """What was asked: durations and stretches in seconds."""
 
     duration: float
@@ -22,15 +38,16 @@ class QueryOut(_Out):
     tokenizer: str
 
 
-class HitRecordingOut(_Out):
+class HitRecordingOut(Out):
     """The recording of a hit; `name` is the path relative to the folder that was indexed."""
 
     id: int
     name: str
     duration: float
+    external_id: str | None = None
 
 
-class HitOut(_Out):
+class HitOut(Out):
     """A place where the term is said, in seconds, with a score in [0, 1]."""
 
     rank: int
@@ -43,7 +60,7 @@ class HitOut(_Out):
     deep_similarity: float | None = Field(default=None, description="null where the hit was not rescored deep")
 
 
-class TimingOut(_Out):
+class TimingOut(Out):
     """Milliseconds per stage."""
 
     tokenize: float
@@ -54,14 +71,14 @@ class TimingOut(_Out):
     total: float
 
 
-class SearchedOut(_Out):
+class SearchedOut(Out):
     """How much was searched."""
 
     recordings: int
     hours: float
 
 
-class SearchOut(_Out):
+class SearchOut(Out):
     """The answer to a query."""
 
     query: QueryOut
@@ -70,7 +87,7 @@ class SearchOut(_Out):
     searched: SearchedOut
 
 
-class ErrorBody(_Out):
+class ErrorBody(Out):
     """A stable code, one line for a person, and the field that is to blame where there is one."""
 
     code: str
@@ -78,7 +95,7 @@ class ErrorBody(_Out):
     field: str | None = None
 
 
-class ErrorOut(_Out):
+class ErrorOut(Out):
     """Every error has this form."""
 
     error: ErrorBody
@@ -120,7 +137,7 @@ class ExportIn(BaseModel):
     hits: list[ExportHitIn] = Field(max_length=10_000)
 
 
-class BatchAnswerOut(_Out):
+class BatchAnswerOut(Out):
     """The answer to one clip of a batch, or what is wrong with the clip; `file` is its name as it was sent."""
 
     file: str
@@ -128,7 +145,7 @@ class BatchAnswerOut(_Out):
     error: ErrorBody | None = None
 
 
-class BatchOut(_Out):
+class BatchOut(Out):
     """Answers in the order of the clips."""
 
     answers: list[BatchAnswerOut]
@@ -144,7 +161,7 @@ class ArchiveIn(BaseModel):
     name: str = Field(min_length=1, max_length=200)
 
 
-class ArchiveOut(_Out):
+class ArchiveOut(Out):
     """An archive and what is in force in it."""
 
     name: str
@@ -157,13 +174,13 @@ class ArchiveOut(_Out):
     bytes: int
 
 
-class ArchivesOut(_Out):
+class ArchivesOut(Out):
     """All archives."""
 
     archives: list[ArchiveOut]
 
 
-class RecordingOut(_Out):
+class RecordingOut(Out):
     """A recording of an archive; times in seconds."""
 
     id: int
@@ -172,9 +189,20 @@ class RecordingOut(_Out):
     bytes: int
     sha256: str
     indexed_at: datetime
+    external_id: str | None = None
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
 
 
-class RecordingsOut(_Out):
+class DescriptionIn(BaseModel):
+    """What a recording's owner says of it; what is not there stays as it is, and null takes an id away."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metadata: Metadata | None = None
+    external_id: ExternalId | None = None
+
+
+class RecordingsOut(Out):
     """One page of recordings; `next_offset` is null on the last."""
 
     archive: str
@@ -182,7 +210,7 @@ class RecordingsOut(_Out):
     next_offset: int | None
 
 
-class PeaksOut(_Out):
+class PeaksOut(Out):
     """A waveform from `start` to `end` seconds: the lowest and the highest sample, in [-1, 1], of each equal part."""
 
     start: float
@@ -190,13 +218,13 @@ class PeaksOut(_Out):
     peaks: list[tuple[float, float]]
 
 
-class HealthOut(_Out):
+class HealthOut(Out):
     """The process is alive."""
 
     status: str = "ok"
 
 
-class ReadyOut(_Out):
+class ReadyOut(Out):
     """Whether searches would be answered, and if not, why."""
 
     ready: bool

@@ -43,6 +43,13 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=100, ge=1, description="clips of one batch, each a query of its own")
     max_marks: int = Field(default=50, ge=1, description="hits marked right, or wrong, of one refined query")
     max_clip_s: float = Field(default=600.0, gt=0, description="longest stretch of a recording that is cut or drawn")
+    max_recordings_mb: float = Field(default=4_000.0, gt=0, description="recordings of one upload, in megabytes")
+    roots: list[Path] = Field(
+        default=[], description="folders of this machine that may be indexed over HTTP, a JSON list; none: no folder"
+    )
+    run_jobs: bool = Field(default=True, description="do jobs and watches in this process; else `sayagain work` does")
+    index_workers: int = Field(default=2, ge=1, description="worker processes of one job that indexes")
+    webhook_private: bool = Field(default=False, description="let webhooks reach addresses of private networks")
     candidate_depth: int = Field(default=2_000, ge=1, description="segments that the candidate stage hands on")
     rescore_depth: int = Field(default=2_000, ge=1, description="candidates, best aligned first, that are rescored")
 

@@ -29,9 +29,7 @@ def search_out(answer: Answer) -> SearchOut:
         hits=[
             HitOut(
                 rank=rank,
-                recording=HitRecordingOut(
-                    id=hit.recording.id, name=hit.recording.name, duration=round(hit.recording.duration_s, 3)
-                ),
+                recording=hit_recording_out(hit.recording),
                 start=round(hit.start_s, 3),
                 end=round(hit.end_s, 3),
                 score=round(hit.score, 6),
@@ -43,6 +41,16 @@ def search_out(answer: Answer) -> SearchOut:
         ],
         timing_ms=TimingOut(**vars(answer.timing_ms)),
         searched=SearchedOut(recordings=answer.recordings, hours=round(answer.hours, 4)),
+    )
+
+
+def hit_recording_out(recording: RecordingInfo) -> HitRecordingOut:
+    """The recording of a hit."""
+    return HitRecordingOut(
+        id=recording.id,
+        name=recording.name,
+        duration=round(recording.duration_s, 3),
+        external_id=recording.external_id,
     )
 
 
@@ -69,4 +77,6 @@ def recording_out(recording: RecordingInfo) -> RecordingOut:
         bytes=recording.bytes,
         sha256=recording.sha256,
         indexed_at=recording.indexed_at,
+        external_id=recording.external_id,
+        metadata=recording.metadata,
     )

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from indexer import intake, store
 from service.access import ADMIN, WRITE
 from service.deps import BackendDep
+from service.jobs import uploads
 from service.routes.responses import errors
 from service.schemas import ArchiveIn, ArchiveOut, ArchivesOut
 from service.views import archive_out
@@ -59,10 +60,13 @@ def show(backend: BackendDep, name: NamePath) -> ArchiveOut:
     dependencies=[ADMIN],
 )
 def delete(backend: BackendDep, name: NamePath) -> None:
-    """Delete an archive with all that was made of its recordings; audio files are not touched."""
+    """Delete an archive with all that was made of its recordings; audio files stay, but for those that were sent in."""
+    home = backend.settings.home_path
     with backend.connect() as connection:
+        sent = uploads.sent_to(connection, home, store.get_archive(connection, name).id)
         store.delete_archive(connection, name)
         connection.commit()
+    uploads.drop(home, sent)
 
 
 def _shown(connection: Connection, name: str) -> ArchiveOut:

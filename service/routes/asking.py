@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, File, Form, UploadFile
+from pydantic import JsonValue
 
 from service.clips import Clip, read_clip
 from service.deps import BackendDep
 from service.errors import BadRequest, TooManyClips, UploadTooLarge
 from service.routes.responses import errors
+from service.routes.texts import WhereForm
 from service.schemas import MAX_ID
 from service.search.answer import Request
 from service.search.query import Reference
@@ -31,13 +33,16 @@ class Wanted:
     min_score: float
     exact: bool
     deep: bool
+    where: dict[str, JsonValue] | None
 
     def request(self, examples: Sequence[Clip | Reference], **more: Any) -> Request:
         """The question about these examples."""
-        return Request(examples, self.archive, self.limit, self.min_score, self.exact, deep=self.deep, **more)
+        limits = (self.limit, self.min_score, self.exact)
+        return Request(examples, self.archive, *limits, where=self.where, deep=self.deep, **more)
 
 
 async def wanted(
+    where: WhereForm,
     archive: Annotated[str, Form()] = "default",
     limit: Annotated[int, Form(ge=1, le=MAX_LIMIT)] = 20,
     min_score: Annotated[float, Form(ge=0.0, le=1.0)] = 0.0,
@@ -47,7 +52,7 @@ async def wanted(
     ] = "codes",
 ) -> Wanted:
     """What is wanted, from the form."""
-    return Wanted(archive, limit, min_score, exact, rescore == "deep")
+    return Wanted(archive, limit, min_score, exact, rescore == "deep", where)
 
 
 WantedDep = Annotated[Wanted, Depends(wanted)]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Form
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from service.deps import BackendDep
 from service.errors import BadRequest
 from service.routes.asking import ERRORS, ExamplesDep, WantedDep
+from service.routes.texts import read_json
 from service.schemas import MarkIn, SearchOut
 from service.search.query import Reference
 from service.views import search_out
@@ -37,12 +38,7 @@ def refine(
 
 
 def _marks(text: str, field: str, most: int) -> list[Reference]:
-    try:
-        marks = _MARKS.validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadRequest(f"{field} is {_FORM}: {where + ': ' if where else ''}{first['msg']}", field) from error
+    marks = read_json(_MARKS, text, field, _FORM)
     if len(marks) > most:
         raise BadRequest(f"{len(marks)} hits are marked, where {most} are allowed", field)
     return [Reference(mark.recording, mark.start, mark.end) for mark in marks]

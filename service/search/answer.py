@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from indexer import store
 from service.clips import Clip
@@ -18,7 +19,8 @@ class Request:
     """A question: examples of one term, an archive's name, and what to answer.
 
     An example is a clip, or a stretch of a recording of the archive, which is no hit itself. Recordings whose names are
-    in `exclude` are as if they were not there. `right` and `wrong` are hits of an earlier answer that somebody has
+    in `exclude` are as if they were not there; so are, with `only`, those whose ids are not in it, and with `where`
+    those whose metadata do not contain it. `right` and `wrong` are hits of an earlier answer that somebody has
     judged: the right ones are examples too, the wrong ones are no hits any more. With `deep` the first hits' sound is
     read again and compared by another tokenizer.
     """
@@ -29,6 +31,8 @@ class Request:
     min_score: float = 0.0
     exact: bool = False
     exclude: frozenset[str] = frozenset()
+    only: frozenset[int] | None = None
+    where: Mapping[str, Any] | None = None
     right: Sequence[Reference] = ()
     wrong: Sequence[Reference] = ()
     deep: bool = False

@@ -28,7 +28,8 @@ from service.search.cascade import SearchSettings
 from service.search.deep import DeepRescorer, Stretch
 from service.search.feedback import Setting, marked
 from service.search.fusion import averaged
-from service.search.localindex import LocalIndex, View
+from service.search.localindex import LocalIndex, Part, View
+from service.search.located import Int64
 from service.search.query import Place, Query, Reference, hear, locate, remember
 from service.search.ranking import Ranking, named, rank, reordered
 from service.search.rescoring import Float32
@@ -59,6 +60,7 @@ class _Asked:
     request: Request
     queries: list[Query]
     excluded: set[int]
+    only: set[int] | None
     none_of: list[Place]
     right: list[TokenString]
     wrong: list[TokenString]
@@ -157,6 +159,7 @@ class SearchEngine:
         ]
         clock.lap("tokenize")
         excluded = store.recording_ids(connection, session.archive.id, request.exclude)
+        only = _only(request, connection, session.archive.id)
         frame_s = session.tokenizer.info.frame_seconds
         right, wrong = (
             [locate(reference, connection, session.archive.id, frame_s) for reference in judged]
@@ -166,13 +169,15 @@ class SearchEngine:
         clock.lap("candidates")
         sounds = self._sounds(request, queries, connection) if request.deep else []
         clock.lap("deep")
-        return _Asked(request, queries, excluded, none_of, [t for _, t in right], [t for _, t in wrong], clock, sounds)
+        return _Asked(
+            request, queries, excluded, only, none_of, [t for _, t in right], [t for _, t in wrong], clock, sounds
+        )
 
     def _ranked(self, asked: _Asked, session: _Session) -> Ranking:
         """The cascade itself, which asks no database: threads may run it side by side."""
         clock, setting = asked.clock, session.setting
         clock.resume()
-        alive = [_without(part.alive, part.shard.recording, asked.excluded) for part in setting.view.parts]
+        alive = [_alive(part, asked) for part in setting.view.parts]
         query = averaged(asked.queries)
         places, evidence = cascade.find(query, setting, alive, self.settings, asked.request.exact, clock)
         if asked.right or asked.wrong:
@@ -192,8 +197,10 @@ class SearchEngine:
             clock.lap("deep")
         hits = named(ranking, asked.queries, session.view, connection)
         clock.lap("rescoring")
-        archive, timing = session.archive, clock.timing()
-        return Answer(asked.queries[0], hits, timing, archive.recordings, archive.hours, session.tokenizer.info.name)
+        recordings, hours = session.archive.recordings, session.archive.hours
+        if asked.only is not None:
+            recordings, hours = store.extent(connection, asked.only)
+        return Answer(asked.queries[0], hits, clock.timing(), recordings, hours, session.tokenizer.info.name)
 
     def _deepened(self, ranking: Ranking, asked: _Asked, connection: Connection) -> Ranking:
         """The ranking after deep rescoring of the first hits, as far as the time goes."""
@@ -288,7 +295,23 @@ def _clips(request: Request, clock: Clock, session: _Session) -> Clips | Excepti
         clock.lap("tokenize")
 
 
-def _without(alive: Bool, recording: npt.NDArray[np.int64], excluded: set[int]) -> Bool:
-    if not excluded:
-        return alive
-    return alive & ~np.isin(recording, np.fromiter(excluded, np.int64, len(excluded)))
+def _only(request: Request, connection: Connection, archive_id: int) -> set[int] | None:
+    """The recordings to which a question is confined, or None."""
+    if request.where is None:
+        return None if request.only is None else set(request.only)
+    found = set(store.recordings_where(connection, archive_id, request.where))
+    return found if request.only is None else found & request.only
+
+
+def _alive(part: Part, asked: _Asked) -> Bool:
+    """Which segments of a part a question is about."""
+    alive, recording = part.alive, part.shard.recording
+    if asked.excluded:
+        alive = alive & ~_among(recording, asked.excluded)
+    if asked.only is not None:
+        alive = alive & _among(recording, asked.only)
+    return alive
+
+
+def _among(recording: Int64, ids: set[int]) -> Bool:
+    return np.isin(recording, np.fromiter(ids, np.int64, len(ids)))

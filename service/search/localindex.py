@@ -149,6 +149,13 @@ class LocalIndex:
         return len(old)
 
 
+def prepare(index: LocalIndex, connection: Connection, archive: str) -> None:
+    """Bring what is held of an archive up to date, so that the first search need not wait. Raises ArchiveNotFound."""
+    about = store.get_archive(connection, archive)
+    if about.codebook_id is not None:
+        index.view(connection, about, store.load_codebook(connection, about.codebook_id))
+
+
 @contextmanager
 def _locked(folder: Path | None) -> Iterator[None]:
     """One process at a time changes a folder; the lock goes with the process, however that ends."""
