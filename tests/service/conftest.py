@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 import service
@@ -78,11 +80,18 @@ def query(query_path: Path) -> np.ndarray:
 @pytest.fixture(scope="session")
 def base_url(settings: Settings) -> Iterator[str]:
     """Where the service with the demo archive listens."""
+    with listening(create_app(settings)) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def listening(app: FastAPI) -> Iterator[int]:
+    """A server on a port of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = uvicorn.Server(
-        uvicorn.Config(create_app(settings), port=port, log_level="warning", timeout_graceful_shutdown=10)
+        uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=10)
     )
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -91,7 +100,9 @@ def base_url(settings: Settings) -> Iterator[str]:
         assert time.monotonic() < deadline
         assert thread.is_alive()
         time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(60)
-    assert not thread.is_alive()
+    try:
+        yield port
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
