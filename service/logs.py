@@ -26,7 +26,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message; request_id and exception where there is one.
+    """One JSON object a line: time, level, logger, message, pid; request_id and exception where there is one.
 
     A record's `fields` (a dict in `extra`) are in it under their own names.
     """
@@ -38,13 +38,14 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            "pid": record.process,
         }
         number, exception = request_id.get(), _exception(self, record)
         if number is not None:
             about["request_id"] = number
         if exception:
             about["exception"] = exception
-        return json.dumps({**getattr(record, "fields", {}), **about}, default=str)
+        return json.dumps({**about, **getattr(record, "fields", {}), **about}, default=str)
 
 
 FORMATTERS = {"text": TextFormatter, "json": JsonFormatter}
