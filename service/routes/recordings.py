@@ -12,6 +12,7 @@ from indexer.intake import Description
 from service.access import WRITE
 from service.deps import BackendDep, RecordingDep
 from service.errors import BadRequest
+from service.gate import body_up_to
 from service.jobs import uploads
 from service.jobs.schemas import JobOut, job_out
 from service.routes.responses import errors
@@ -42,7 +43,7 @@ _ABOUT = TypeAdapter(list[AboutIn])
     operation_id="upload_recordings",
     status_code=202,
     responses=errors(404, 409, 413, 422, 503, 507),
-    dependencies=[WRITE],
+    dependencies=[WRITE, body_up_to("max_recordings_mb")],
 )
 def upload(
     backend: BackendDep,

@@ -90,9 +90,7 @@ def listening(app: FastAPI) -> Iterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=10)
-    )
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=10))
     thread = threading.Thread(target=server.run)
     thread.start()
     deadline = time.monotonic() + 60
