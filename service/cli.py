@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service import adapting, evaluating, exporting, keymaking, learning, output, registry, serving, tokenizers, working
+from service import (
+    adapting,
+    configuring,
+    evaluating,
+    exporting,
+    keymaking,
+    learning,
+    output,
+    registry,
+    serving,
+    tokenizers,
+    working,
+)
 from service.console import JsonOption, Rescore, RescoreOption, failing, print_line, stderr
 from service.errors import CLIP_ERRORS, EXIT_FAILED, EXIT_PARTLY, code_of, message_of
 from service.exports.formats import Format, is_table
@@ -33,6 +45,7 @@ app.command()(learning.export)
 app.command()(adapting.adapt)
 app.command()(evaluating.evaluate)
 app.command()(serving.serve)
+app.command()(configuring.config)
 app.command()(working.work)
 
 AT_ONCE = 32  # clips of a search that share the work

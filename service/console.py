@@ -10,9 +10,12 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console
 
 from service.errors import EXIT_FAILED, INTERNAL, code_of, message_of
+from service.settings import PREFIX, Settings
 
 stderr = Console(stderr=True, highlight=False)
 
@@ -56,6 +59,15 @@ def failing(extra: str | None = None) -> Iterator[None]:
         if extra is None:
             raise
         fail(f"{extra}_extra_missing", f"{missing.name} is needed: pip install 'sayagain[{extra}]'")
+    except SettingsError as wrong:
+        fail("settings_invalid", message_of(wrong))
+    except ValidationError as wrong:
+        if wrong.title != Settings.__name__:
+            raise
+        told = [
+            f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in wrong.errors(include_input=False)
+        ]
+        fail("settings_invalid", "; ".join(told))
     except Exception as raw:
         error = database.translate(raw)
         if code_of(error) == INTERNAL:

@@ -39,7 +39,7 @@ def serve(
 ) -> None:
     """Answer HTTP requests. SIGTERM and Ctrl-C let requests that have begun end first, see SAYAGAIN_SHUTDOWN_S."""
     from model.tokenizer import Tokenizer
-    from service import logs
+    from service import configuring, logs
     from service.deps import open_database
 
     signal.signal(signal.SIGTERM, _end)
@@ -48,6 +48,8 @@ def serve(
             os.environ["SAYAGAIN_HOST"] = host  # where the workers read it too
         settings = Settings()
         logs.configure(settings)
+        for warning in configuring.unknown():
+            log.warning("%s", warning)
         # What cannot be had is one line here. The embedded database stays up as long as this process.
         Tokenizer(settings.tokenizer, threads=1)
         open_database(settings).dispose()

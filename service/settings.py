@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.tokenizer import DEFAULT_WEIGHTS, Device
 
+PREFIX = "SAYAGAIN_"
+
 
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
@@ -18,7 +20,7 @@ def _lower(value: object) -> object:
 class Settings(BaseSettings):
     """All that can be set. Names in the environment carry the prefix SAYAGAIN_."""
 
-    model_config = SettingsConfigDict(env_prefix="SAYAGAIN_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore")
 
     home: Path = Field(
         default=Path("~/.local/share/sayagain"), description="data folder: the embedded database lives here"

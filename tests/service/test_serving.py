@@ -130,10 +130,11 @@ def test_logs_are_json_lines_with_the_ids_of_requests(serve: Serve, query_path: 
 
 
 def test_only_what_is_asked_for_is_logged_and_ctrl_c_ends_it(serve: Serve) -> None:
-    service = serve(SAYAGAIN_LOG_LEVEL="WARNING", SAYAGAIN_LOG_FORMAT="text")
+    service = serve(SAYAGAIN_LOG_LEVEL="WARNING", SAYAGAIN_LOG_FORMAT="text", SAYAGAIN_HOSTS="::")
     service.get("/nowhere")
     assert service.end(signal.SIGINT) == 0
     assert " INFO " not in service.log.read_text()
+    assert "SAYAGAIN_HOSTS is no setting; did you mean SAYAGAIN_HOST?" in service.log.read_text()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
