@@ -135,7 +135,16 @@ def read_between(source: Source, start_s: float, end_s: float) -> Samples:
             found = _read_sought(container, start_s, end_s)
         if found is not None:
             return found
-    return read(source, end_s)[round(start_s * SAMPLE_RATE) :]
+    low, high = round(start_s * SAMPLE_RATE), int(end_s * SAMPLE_RATE)
+    parts: list[Samples] = []
+    total = 0
+    for chunk in read_chunks(source):
+        if total + len(chunk) > low:  # an empty slice would keep all of its chunk in memory
+            parts.append(chunk[max(0, low - total) : max(0, high - total)])
+        total += len(chunk)
+        if total >= high:
+            break
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
 def _read_sought(container: av.container.InputContainer, start_s: float, end_s: float) -> Samples | None:

@@ -47,12 +47,13 @@ def read_clip(source: audio.Source, max_s: float, start_s: float | None = None, 
     kept: list[Samples] = []
     total, ended = 0, True
     for chunk in audio.read_chunks(source):
-        kept.append(chunk[max(0, low - total) : max(0, high - total)])
+        if total + len(chunk) > low:  # an empty slice would keep all of its chunk in memory
+            kept.append(chunk[max(0, low - total) : max(0, high - total)])
         total += len(chunk)
         if total >= high:
             ended = False
             break
-    held = np.concatenate(kept)
+    held = np.concatenate(kept) if kept else np.zeros(0, np.float32)
     if last is None and total > most:
         raise QueryTooLong(f"the clip is longer than the {max_s:g} s that are allowed", "file")
     stop = min(total, total if last is None else last)
