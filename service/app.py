@@ -19,8 +19,10 @@ from service.deps import Backend
 from service.faults import KNOWN_ERRORS, answer_to, error_response
 from service.gate import Gate
 from service.jobs.runner import Runner
+from service.metrics import Metrics
 from service.requestlog import RequestLog
 from service.routes import archives, batch, exports, health, jobs, page, recordings, refine, search, sounds, watches
+from service.routes import metrics as metrics_route
 from service.routes.responses import errors
 from service.settings import Settings
 
@@ -40,16 +42,18 @@ class Service(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """All layers; an added middleware would be inside of the one that answers unexpected errors."""
-        return RequestLog(SecurityHeaders(super().build_middleware_stack()))
+        metrics: Metrics = self.state.metrics
+        return RequestLog(SecurityHeaders(super().build_middleware_stack()), metrics.request)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application; database and tokenizer are opened when it starts, not when it is made."""
     settings = settings or Settings()
+    metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        backend = Backend.open(settings)
+        backend = Backend.open(settings, metrics.search)
         to_thread.current_default_thread_limiter().total_tokens = settings.max_threads
         app.state.backend = backend
         try:
@@ -59,12 +63,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             backend.close()
 
     app = Service(title="sayagain", summary="Search for spoken words by example.", version="1", lifespan=lifespan)
+    app.state.metrics = metrics
     rooms = (search, refine, batch, archives, recordings, sounds, exports, jobs, watches)
-    gated = [module.router for module in rooms]
+    gated = [module.router for module in rooms] + [metrics_route.router] * (not settings.metrics_open)
     for router in gated:
         app.include_router(router, dependencies=[READ], responses=errors(401, 403, 408, 413, 429))
-    for module in (health, page):
-        app.include_router(module.router)
+    for router in [health.router, page.router] + [metrics_route.router] * settings.metrics_open:
+        app.include_router(router)
     app.mount("/page", page.files)
     app.add_middleware(Gate, routers=gated)
     if settings.cors_origins:  # outside of the gate: what a browser asks beforehand has no key

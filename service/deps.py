@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -14,10 +15,12 @@ from indexer.store import RecordingInfo
 from service.rates import RateLimits
 from service.registry import Registry
 from service.schemas import MAX_ID
+from service.search.answer import Answer
 from service.search.cascade import SearchSettings
 from service.search.engine import SearchEngine
 from service.search.localindex import FOLDER
 from service.settings import Settings
+from service.surroundings import Surroundings
 
 
 def open_database(settings: Settings) -> Engine:
@@ -39,12 +42,16 @@ class Backend:
 
     settings: Settings
     database: Engine
+    surroundings: Surroundings
     search: SearchEngine
     rates: RateLimits = field(default_factory=RateLimits)
 
     @classmethod
-    def open(cls, settings: Settings) -> Backend:
-        """Open the database and load the tokenizer. Raises DatabaseError or TokenizerError."""
+    def open(cls, settings: Settings, observe: Callable[[Answer], None] | None = None) -> Backend:
+        """Open the database and load the tokenizer. Raises DatabaseError or TokenizerError.
+
+        `observe` is told of each answer to a search.
+        """
         registry = Registry(settings.home_path, settings.tokenizer, threads=settings.threads, device=settings.device)
         engine = open_database(settings)
         search = SearchEngine(
@@ -61,8 +68,10 @@ class Backend:
             settings.home_path / FOLDER,
             lambda: registry.named(settings.deep_tokenizer),
         )
+        search.observe = observe
         search.index.clear_unused()
-        return cls(settings, engine, search)
+        surroundings = Surroundings(engine, settings.home_path, registry)
+        return cls(settings, engine, surroundings, search)
 
     def connect(self) -> AbstractContextManager[Connection]:
         """A connection whose failures are DatabaseError.

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from model.tokenizer import Device, Tokenizer, TokenizerError
@@ -38,6 +39,14 @@ class Registry:
                         self._load(path)
                         break
             return self._open.get(sha256)
+
+    def has(self, sha256: str) -> bool:
+        """Whether `find` would find it; nothing is opened, and nobody who opens one is waited for."""
+        for path in files(self.folder) if sha256 not in self._open else ():
+            with suppress(OSError):  # it may go at any moment
+                if self._hash(path) == sha256:
+                    return True
+        return sha256 in self._open
 
     def named(self, name: str) -> Tokenizer:
         """The tokenizer of that name or path, see `resolve`. Raises TokenizerError."""

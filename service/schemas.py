@@ -225,9 +225,10 @@ class HealthOut(Out):
 
 
 class ReadyOut(Out):
-    """Whether searches would be answered, and if not, why."""
+    """Whether searches would be answered, and if not, why; `warnings` are of what only some of them fail by."""
 
     ready: bool
-    database: str
+    database: str = Field(description="ok, unavailable or outdated")
     tokenizer: str
     reasons: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)

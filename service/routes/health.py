@@ -1,36 +1,70 @@
-"""GET /healthz (alive) and GET /readyz (would answer, or why not)."""
+"""GET /healthz (alive) and GET /readyz (would answer, or why not); neither waits for a thread or for the database."""
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Response
 
-from indexer import database
+from indexer.database import SchemaOutdated
 from service.deps import BackendDep
 from service.errors import message_of
 from service.schemas import HealthOut, ReadyOut
+from service.surroundings import LOOK_S, DatabaseSeen, FolderSeen
+
+MOST_NAMED = 5
 
 router = APIRouter(tags=["health"])
 
 
 @router.get("/healthz", operation_id="health")
-def health() -> HealthOut:
+async def health() -> HealthOut:
     """The process is alive."""
     return HealthOut()
 
 
 @router.get("/readyz", operation_id="readiness", responses={503: {"model": ReadyOut}})
-def ready(backend: BackendDep, response: Response) -> ReadyOut:
-    """Whether the database answers with a current schema; 503 with the reasons if not."""
-    reasons: list[str] = []
-    try:
-        database.check(backend.database)
-    except database.DatabaseError as error:
-        reasons.append(message_of(error))
+async def ready(backend: BackendDep, response: Response) -> ReadyOut:
+    """Whether searches are answered: 503 with the reasons if not. Warnings are of what a part of them fails by."""
+    surroundings = backend.surroundings
+    seen, folder = await asyncio.gather(surroundings.database.within(LOOK_S), surroundings.folder.within(LOOK_S))
+    state, reasons = _database(seen)
+    warnings = [*_folder(folder, backend.settings.min_free_mb), *_tokenizers(seen)]
     response.status_code = 503 if reasons else 200
     info = backend.search.tokenizer.info
     return ReadyOut(
         ready=not reasons,
-        database="unavailable" if reasons else "ok",
+        database=state,
         tokenizer=f"{info.name} {info.version}",
         reasons=reasons,
+        warnings=warnings,
     )
+
+
+def _database(seen: DatabaseSeen | None) -> tuple[str, list[str]]:
+    """In a word, and why it cannot be used."""
+    if seen is None:
+        return "unavailable", [f"the database does not answer within {LOOK_S:g} s"]
+    if seen.problem is None:
+        return "ok", []
+    return "outdated" if isinstance(seen.problem, SchemaOutdated) else "unavailable", [message_of(seen.problem)]
+
+
+def _folder(seen: FolderSeen | None, least_mb: float) -> list[str]:
+    """What is amiss with the data folder; searches go on, with local indexes in memory."""
+    if seen is None:
+        return [f"the data folder does not answer within {LOOK_S:g} s"]
+    if seen.problem is not None:
+        return [f"nothing can be written in the data folder: {seen.problem}"]
+    if seen.free_bytes < least_mb * 1e6:
+        return [f"the data folder is nearly full: {seen.free_bytes / 1e6:.0f} MB are free"]
+    return []
+
+
+def _tokenizers(seen: DatabaseSeen | None) -> list[str]:
+    """Which archives cannot be searched."""
+    if seen is None or not seen.missing:
+        return []
+    named = ", ".join(repr(name) for name in seen.missing[:MOST_NAMED])
+    more = f" and {len(seen.missing) - MOST_NAMED} more" if len(seen.missing) > MOST_NAMED else ""
+    return [f"archives whose tokenizer is not at hand: {named}{more}"]

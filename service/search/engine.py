@@ -91,6 +91,7 @@ class SearchEngine:
         self.settings = settings or SearchSettings()
         self.index = LocalIndex(folder)
         self._deep = deep
+        self.observe: Callable[[Answer], None] | None = None  # is told of each answer
         self._rescorer: DeepRescorer | None = None
         self._codebooks: dict[int, Codebook] = {}
         self._samples: WeakKeyDictionary[View, rescoring.Codes] = WeakKeyDictionary()
@@ -200,7 +201,10 @@ class SearchEngine:
         recordings, hours = session.archive.recordings, session.archive.hours
         if asked.only is not None:
             recordings, hours = store.extent(connection, asked.only)
-        return Answer(asked.queries[0], hits, clock.timing(), recordings, hours, session.tokenizer.info.name)
+        answer = Answer(asked.queries[0], hits, clock.timing(), recordings, hours, session.tokenizer.info.name)
+        if self.observe is not None:
+            self.observe(answer)
+        return answer
 
     def _deepened(self, ranking: Ranking, asked: _Asked, connection: Connection) -> Ranking:
         """The ranking after deep rescoring of the first hits, as far as the time goes."""
