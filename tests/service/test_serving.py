@@ -19,6 +19,7 @@ import pytest
 
 from service import serving
 from tests.service.test_cli import free_port
+from tests.service.test_metrics import Found
 
 READY_S = 120.0
 Serve = Callable[..., "Service"]
@@ -68,7 +69,7 @@ def served(home: Path, tokenizer: Path, log: Path, *words: str, **environment: s
     port = free_port()
     clean = {key: value for key, value in os.environ.items() if not key.startswith("SAYAGAIN_")}
     clean |= {"SAYAGAIN_HOME": str(home), "SAYAGAIN_TOKENIZER": str(tokenizer), "SAYAGAIN_THREADS": "1"}
-    clean |= {"SAYAGAIN_LOG_FORMAT": "json", **environment}
+    clean |= {"SAYAGAIN_LOG_FORMAT": "json", "TMPDIR": str(log.parent), **environment}
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "service", "serve", "--port", str(port), *words], env=clean, stderr=file
@@ -176,8 +177,19 @@ def test_a_request_that_takes_too_long_is_broken_off(serve: Serve, query_path: P
         assert 0.9 < time.monotonic() - began < 15
 
 
+def tells_of_all(service: Service, living: set[int]) -> bool:
+    """Whether metrics, whoever tells them, count what all have answered, the dead too, and show those that live."""
+    found = Found(service.get("/metrics").text)
+    answered = sum(line.get("route") == "/healthz" for line in service.lines())
+    return (
+        found("sayagain_requests_total", route="/healthz", method="GET", status="200") == answered
+        and found("sayagain_request_seconds_count", route="/healthz") == answered
+        and found.labels("process_resident_memory_bytes", "pid") == {str(pid) for pid in living}
+    )
+
+
 def test_several_workers_answer_are_replaced_where_they_die_and_go_at_the_end(serve: Serve) -> None:
-    service = serve("--workers", "2", "--host", "0.0.0.0")
+    service = serve("--workers", "2", "--host", "0.0.0.0", SAYAGAIN_METRICS_OPEN="true")
     pids = service.all_answer(2)
     assert pids <= {one.pid for one in children(service)}
     # The option has reached them: they know that they are not on loopback.
@@ -185,7 +197,9 @@ def test_several_workers_answer_are_replaced_where_they_die_and_go_at_the_end(se
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "key_missing")
     os.kill(min(pids), signal.SIGKILL)
     until(lambda: not psutil.pid_exists(min(pids)))
-    assert len(service.all_answer(2, but=min(pids))) == 2
+    living = service.all_answer(2, but=min(pids))
+    assert len(living) == 2
+    until(lambda: tells_of_all(service, living))
     family = children(service)
     assert service.end() == 0
     assert psutil.wait_procs(family, 10)[1] == []
