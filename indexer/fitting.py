@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -17,7 +17,9 @@ from model.codebook import PQ_PARTS, SWITCH_PENALTY, Codebook, codebook_size, fi
 from model.tokenizer import Tokenizer
 
 SAMPLE_S = 3_600.0  # heard at most
-LEAST_SPEECH_S = 600.0  # in the archive: with less, the tokenizer's own codebook serves
+LEAST_SPEECH_S = 120.0  # in the archive: with less, the tokenizer's own codebook serves
+GROWN = 4.0  # times what its codebook was fitted to: then an archive is better served by a new one
+TRIED_AGAIN = 1.25  # the same for one that had too little speech for a codebook of its own
 FRAMES_PER_CENTROID = 8  # of the sample, at least
 LEAST_SIZE = 64  # no codebook of an archive is smaller
 MARGIN_S = 30.0  # that a file may be longer than its container claims, and a fifth
@@ -63,7 +65,7 @@ def fit(
     choice: Choice,
     heard_so_far: Callable[[str, float, float], None],
 ) -> Fitted:
-    """The codebook for an archive of these files: its own where the choice or ten minutes of speech say so.
+    """The codebook for an archive of these files: its own where the choice or two minutes of speech say so.
 
     `heard_so_far` is called with stage, seconds done, seconds in all. Raises CodebookTooLittleAudio where an own one
     is asked for and cannot be had.
@@ -71,7 +73,7 @@ def fit(
     kind, codes, seed = choice.kind, choice.codes, choice.seed
     own = tokenizer.codebook if codes else Codebook(tokenizer.codebook.centroids)
     if kind == "tokenizer":
-        return Fitted(own, "tokenizer", {})
+        return Fitted(own, "tokenizer", {"asked_for": True})
     frame_s = tokenizer.info.frame_seconds
     sample = _sample(pool, files, durations_s, frame_s, seed, heard_so_far)
     frames = sum(_frames(heard) for heard in sample)
@@ -82,7 +84,7 @@ def fit(
     speech_s *= 1.0 if whole or not frames else total_s / (frames * frame_s)
     size = min(codebook_size(int(total_s / frame_s)), _power_of_two(frames // FRAMES_PER_CENTROID))
     if kind is None and (speech_s < LEAST_SPEECH_S or size < LEAST_SIZE):
-        return Fitted(own, "tokenizer", {}, _whole(sample))
+        return Fitted(own, "tokenizer", {"archive_s": round(total_s, 1)}, _whole(sample))
     if size < LEAST_SIZE:
         needed_s = LEAST_SIZE * FRAMES_PER_CENTROID * frame_s
         raise CodebookTooLittleAudio(
@@ -98,6 +100,20 @@ def fit(
         "method": "spherical k-means in two levels",
     }  # fmt: skip
     return Fitted(codebook, "archive", parameters, _whole(sample))
+
+
+def outgrown(kind: Kind | None, size: int, parameters: Mapping[str, Any], archive_s: float, frame_s: float) -> bool:
+    """Whether an archive has grown so much since its codebook was fitted that a new fit pays.
+
+    A codebook of the tokenizer's that was asked for is never outgrown; one that serves since there was too little audio
+    is as soon as there may be enough.
+    """
+    if kind is None or parameters.get("asked_for"):
+        return False
+    fitted_s = parameters.get("archive_s", math.inf)
+    if kind == "tokenizer":
+        return bool(archive_s >= LEAST_SPEECH_S and archive_s >= TRIED_AGAIN * fitted_s)
+    return bool(archive_s >= GROWN * fitted_s and codebook_size(int(archive_s / frame_s)) > size)
 
 
 def held_to_rate(codebook: Codebook, parts: Sequence[Part], frame_s: float, seed: int = 0) -> Codebook:

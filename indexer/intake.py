@@ -194,24 +194,50 @@ def touch_recording(connection: Connection, recording_id: int, path: bytes, size
     )
 
 
-def hand_over(connection: Connection, old_archive_id: int, new_archive_id: int) -> None:
-    """Give one archive what belongs to another of the same recordings: descriptions, jobs, watches with their hits."""
-    ids = {"old": old_archive_id, "new": new_archive_id}
+def adopt(connection: Connection, archive_id: int, spare_id: int) -> None:
+    """Give an archive what another one made of the same recordings: tokenizer, codebook, segments; the other goes.
+
+    Ids, descriptions, jobs and watches stay, and so do revisions where the content is the same: it is not new.
+    """
+    ids = {"id": archive_id, "spare": spare_id}
     for statement in (
+        # The same codebook may have been fitted twice: then the archive's own serves.
         """
-        UPDATE recording SET metadata = old.metadata, external_id = old.external_id, revision = old.revision
-        FROM recording AS old WHERE recording.archive_id = :new AND old.archive_id = :old AND old.name = recording.name
+        UPDATE recording SET codebook_id = own.id FROM codebook AS made JOIN codebook AS own ON own.sha256 = made.sha256
+        WHERE made.archive_id = :spare AND own.archive_id = :id AND recording.codebook_id = made.id
         """,
         """
-        UPDATE watch_hit SET recording_id = new.id FROM recording AS old JOIN recording AS new ON new.name = old.name
-        WHERE old.archive_id = :old AND new.archive_id = :new AND watch_hit.recording_id = old.id
+        UPDATE archive SET codebook_id = own.id FROM codebook AS made JOIN codebook AS own ON own.sha256 = made.sha256
+        WHERE made.archive_id = :spare AND own.archive_id = :id AND archive.codebook_id = made.id
         """,
-        # With the revisions too, watches know what they have not searched yet.
         """
-        UPDATE archive SET revision = greatest(archive.revision, old.revision) + 1 FROM archive AS old
-        WHERE archive.id = :new AND old.id = :old
+        UPDATE codebook SET archive_id = :id WHERE archive_id = :spare
+        AND NOT EXISTS (SELECT FROM codebook AS own WHERE own.archive_id = :id AND own.sha256 = codebook.sha256)
         """,
-        "UPDATE watch SET archive_id = :new WHERE archive_id = :old",
-        "UPDATE job SET archive_id = :new WHERE archive_id = :old",
+        "DELETE FROM segment USING recording WHERE recording.id = segment.recording_id AND recording.archive_id = :id",
+        """
+        UPDATE segment SET recording_id = own.id, archive_id = :id
+        FROM recording AS made JOIN recording AS own ON own.name = made.name
+        WHERE made.archive_id = :spare AND own.archive_id = :id AND segment.recording_id = made.id
+        """,
+        """
+        UPDATE archive SET tokenizer_id = made.tokenizer_id, codebook_id = made.codebook_id, segments = made.segments,
+            audio_s = made.audio_s, revision = archive.revision + 1
+        FROM archive AS made WHERE archive.id = :id AND made.id = :spare
+        """,
+        """
+        UPDATE recording SET path = made.path, bytes = made.bytes, mtime_ns = made.mtime_ns,
+            duration_s = made.duration_s, segments = made.segments, codebook_id = made.codebook_id,
+            content_sha256 = made.content_sha256, revision = CASE
+                WHEN recording.content_sha256 = made.content_sha256 THEN recording.revision ELSE archive.revision END
+        FROM recording AS made, archive WHERE made.archive_id = :spare AND recording.archive_id = :id
+        AND recording.name = made.name AND archive.id = :id
+        """,
+        "UPDATE archive SET codebook_id = NULL WHERE id = :spare",
+        "DELETE FROM archive WHERE id = :spare",
+        """
+        DELETE FROM codebook WHERE archive_id = :id
+        AND NOT id IN (SELECT codebook_id FROM archive WHERE id = :id AND codebook_id IS NOT NULL)
+        """,
     ):
         connection.execute(text(statement), ids)

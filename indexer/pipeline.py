@@ -47,7 +47,7 @@ def index_archive(
     What the archive has already and is unchanged is skipped. A file that cannot be indexed is reported and keeps the
     rows that it had; each other file is stored in a transaction of its own, so a run that breaks off loses only the
     files it was at, and another run finishes the rest. `codebook` matters to an archive without recordings; None
-    fits an own one where there are ten minutes of speech; without `codes` no product quantiser is kept, and segments
+    fits an own one where there are two minutes of speech; without `codes` no product quantiser is kept, and segments
     have tokens alone. The same files and `seed` give the same rows.
 
     Raises NoAudioFound, TokenizerError, TokenizerMismatch, BadArchiveName, ArchiveBusy, CodebookInForce,
@@ -97,7 +97,7 @@ def index_files(
             with Pool(min(workers, len(work.index)), Setup(Path(tokenizer_path), device)) as pool:
                 _index(connection, info, work.index, tokenizer, pool, run, codebook, codes, seed, descriptions)
             _settle(connection)
-        return _report(connection, archive, len(found.files) + len(found.failed), work, run)
+        return _report(connection, archive, len(found.files) + len(found.failed), work, run, tokenizer)
 
 
 @contextmanager
@@ -236,12 +236,15 @@ def _settle(connection: Connection) -> None:
         connection.execute(text("ANALYZE segment, recording"))
 
 
-def _report(connection: Connection, name: str, found: int, work: Plan, run: Run) -> IndexReport:
+def _report(connection: Connection, name: str, found: int, work: Plan, run: Run, tokenizer: Tokenizer) -> IndexReport:
     with connection.begin():
         archive = next(info for info in store.list_archives(connection) if info.name == name)
-        codebook_bytes = 0
+        codebook_bytes, outgrown, archive_s = 0, False, archive.hours * 3600.0
         if archive.codebook_id is not None:
             codebook_bytes = _codebook_bytes(store.load_codebook(connection, archive.codebook_id))
+            parameters = store.codebook_parameters(connection, archive.codebook_id)
+            kind, size, frame_s = archive.codebook_kind, archive.codebook_size, tokenizer.info.frame_seconds
+            outgrown = fitting.outgrown(kind, size, parameters, archive_s, frame_s)
     return IndexReport(
         archive=name,
         found=found,
@@ -258,8 +261,9 @@ def _report(connection: Connection, name: str, found: int, work: Plan, run: Run)
         codebook_kind=archive.codebook_kind or "",
         codebook_size=archive.codebook_size,
         codebook_bytes=codebook_bytes,
-        archive_s=archive.hours * 3600.0,
+        archive_s=archive_s,
         bytes=max(0, archive.bytes - codebook_bytes),
+        outgrown=outgrown,
     )
 
 

@@ -31,7 +31,8 @@ class IndexReport:
 
     `audio_s`, `speech_s`, `tokens` and `tokens_per_s` (tokens that begin in speech, a second of speech) are of the
     files indexed by this run; `entropy` is that of their tokens as a part of log K. `archive_s`, `bytes` and
-    `bytes_per_hour` (rows with their indexes and the tables' overhead; the codebook apart) are of the whole archive.
+    `bytes_per_hour` (rows with their indexes and the tables' overhead; the codebook apart) are of the whole archive,
+    which has `outgrown` its codebook where a new fit would pay.
     """
 
     archive: str
@@ -51,6 +52,7 @@ class IndexReport:
     codebook_bytes: int
     archive_s: float
     bytes: int
+    outgrown: bool = False
 
     @property
     def times_real_time(self) -> float:
@@ -78,7 +80,12 @@ class IndexReport:
             "wall_s": round(self.wall_s, 3),
             "times_real_time": round(self.times_real_time, 1),
             "bytes_per_hour": round(self.bytes_per_hour),
-            "codebook": {"kind": self.codebook_kind, "size": self.codebook_size, "entropy": round(self.entropy, 4)},
+            "codebook": {
+                "kind": self.codebook_kind,
+                "size": self.codebook_size,
+                "entropy": round(self.entropy, 4),
+                "outgrown": self.outgrown,
+            },
         }
 
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from sqlalchemy import Connection, Row, text
@@ -89,7 +89,7 @@ class ArchiveInfo:
     tokenizer_name: str
     tokenizer_version: str
     codebook_id: int | None
-    codebook_kind: str | None
+    codebook_kind: Literal["archive", "tokenizer"] | None
     codebook_size: int
     recordings: int
     segments: int
@@ -221,6 +221,12 @@ def load_codebook(connection: Connection, codebook_id: int) -> Codebook:
     return codebook
 
 
+def codebook_parameters(connection: Connection, codebook_id: int) -> dict[str, Any]:
+    """How a codebook came about, as the fit wrote it down."""
+    row = connection.execute(text("SELECT parameters FROM codebook WHERE id = :id"), {"id": codebook_id}).one_or_none()
+    return {} if row is None else row.parameters
+
+
 def count(connection: Connection, archive_id: int, *, recordings: int, segments: int, audio_s: float) -> int:
     """Add to an archive's counters, and to its revision, since its recordings have changed: what that is now."""
     revision: int = connection.execute(
@@ -340,22 +346,6 @@ def delete_archive(connection: Connection, name: str) -> None:
     connection.execute(text("DELETE FROM archive WHERE id = :id"), {"id": archive.id})
 
 
-def rename_archive(connection: Connection, name: str, new_name: str) -> None:
-    """Give an archive another name. Raises ArchiveNotFound, ArchiveNameTaken, BadArchiveName, ArchiveBusy."""
-    archive = get_archive(connection, name)
-    check_name(new_name)
-    lock_archive(connection, archive, for_transaction=True)
-    row = connection.execute(
-        text("""
-            UPDATE archive SET name = :new WHERE id = :id
-            AND NOT EXISTS (SELECT FROM archive AS other WHERE other.name = :new AND other.id <> :id) RETURNING id
-        """),
-        {"new": storable(new_name), "id": archive.id},
-    ).one_or_none()
-    if row is None:
-        raise ArchiveNameTaken(f"there is an archive named {new_name!r} already")
-
-
 def check_name(name: str) -> None:
     """Raises BadArchiveName where an archive cannot have that name."""
     if not name.strip() or len(name) > ARCHIVE_NAME_CHARACTERS:
@@ -389,28 +379,29 @@ def segments_between(
     return [SegmentRow(*row) for row in rows]
 
 
-def fingerprints(connection: Connection, archive_id: int) -> tuple[int, dict[int, int]]:
-    """An archive's revision, and the fingerprint of each recording with segments that its codebook made, by id."""
+def fingerprints(connection: Connection, archive_id: int, codebook_id: int) -> tuple[int, dict[int, int]]:
+    """An archive's revision, and the fingerprint of each recording with segments that this codebook made, by id."""
     rows = connection.execute(
         text(f"""
             SELECT archive.revision, recording.id, {_FINGERPRINT} FROM archive LEFT JOIN recording
-            ON recording.archive_id = archive.id AND recording.codebook_id = archive.codebook_id
+            ON recording.archive_id = archive.id AND recording.codebook_id = :codebook_id
             AND recording.segments > 0 WHERE archive.id = :archive_id
         """),  # noqa: S608 (no value from outside is in it)
-        {"archive_id": archive_id},
+        {"archive_id": archive_id, "codebook_id": codebook_id},
     ).all()
     return (rows[0][0] if rows else 0), {row[1]: row[2] for row in rows if row[1] is not None}
 
 
-def segments_of(connection: Connection, recordings: Sequence[int]) -> list[MarkedSegment]:
-    """All segments of recordings, each recording whole and as it is now; one that is gone is left out."""
+def segments_of(connection: Connection, recordings: Sequence[int], codebook_id: int) -> list[MarkedSegment]:
+    """All segments of recordings, each whole and as it is now; without those that are gone or of another codebook."""
     rows = connection.execute(
         text(f"""
             SELECT segment.recording_id, segment.position, segment.tokens, {_FINGERPRINT}
             FROM segment JOIN recording ON recording.id = segment.recording_id
-            WHERE segment.recording_id = ANY(:recordings) ORDER BY segment.recording_id, segment.position
+            WHERE segment.recording_id = ANY(:recordings) AND recording.codebook_id = :codebook_id
+            ORDER BY segment.recording_id, segment.position
         """),  # noqa: S608 (no value from outside is in it)
-        {"recordings": list(recordings)},
+        {"recordings": list(recordings), "codebook_id": codebook_id},
     )
     return [MarkedSegment(*row) for row in rows]
 

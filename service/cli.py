@@ -20,6 +20,7 @@ from service import (
     keymaking,
     learning,
     output,
+    refitting,
     registry,
     serving,
     tokenizers,
@@ -43,6 +44,7 @@ app.add_typer(keymaking.app, name="keys")
 app.command()(learning.train)
 app.command()(learning.export)
 app.command()(adapting.adapt)
+app.command()(refitting.refit)
 app.command()(evaluating.evaluate)
 app.command()(serving.serve)
 app.command()(configuring.config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from types import TracebackType
 
 from rich.box import SIMPLE
@@ -68,6 +69,11 @@ def print_index_report(report: IndexReport, console: Console) -> None:
         markup=False,
         soft_wrap=True,
     )
+    if report.outgrown:
+        command = f"sayagain refit {shlex.quote(report.archive)}"
+        console.print(
+            f"the archive has outgrown its codebook: a new one finds more ({command})", markup=False, soft_wrap=True
+        )
 
 
 def printable(name: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
 from indexer import database, intake, pipeline, store
-from indexer.discover import recording_name
+from indexer.discover import Found, FoundFile
 from indexer.report import IndexReport, Progressed
 from model.tokenizer import Device, Tokenizer
 
@@ -35,26 +36,57 @@ def missing(recordings: list[store.RecordingInfo]) -> list[store.RecordingInfo]:
     return [recording for recording in recordings if not Path(recording.path).is_file()]
 
 
-def roots(recordings: list[store.RecordingInfo]) -> list[Path]:
-    """What to index so that the files get the names that they have: files by themselves, and folders of deeper ones.
-
-    Raises RetokenizeFailed where a path does not end in its recording's name.
-    """
-    files: list[Path] = []
-    folders: dict[Path, None] = {}
+def files_of(recordings: Sequence[store.RecordingInfo]) -> Found:
+    """Their files as they are now, under the names that they have."""
+    files = []
     for recording in recordings:
-        path, depth = Path(recording.path), recording.name.count("/")
-        root = path.parents[depth] if depth < len(path.parents) else None
-        if root is None or recording_name(path.relative_to(root)) != recording.name:
-            raise RetokenizeFailed(f"the recording {recording.name!r} lies at {path}, which does not end in its name")
-        if depth:
-            folders[root] = None
-        else:
-            files.append(path)
-    return files + list(folders)  # files first: of two with one name the first is taken
+        about = os.stat(recording.path)
+        files.append(FoundFile(recording.name, Path(recording.path), about.st_size, about.st_mtime_ns))
+    return Found(files, [])
 
 
 def retokenize(
+    engine: Engine,
+    name: str,
+    tokenizer: Path,
+    *,
+    anew: bool = False,
+    workers: int = 2,
+    device: Device = "cpu",
+    progress: Callable[[Progressed], None] | None = None,
+) -> IndexReport:
+    """Index an archive's files with another tokenizer and put the result in the archive's place.
+
+    Names, ids, whether there is a quantiser, and but for `anew` the kind of codebook stay what they were. Until the
+    last moment searches find the old one, and nobody else may index into it; if anything fails that stays, and what
+    was done is kept under the name `name~adapting`, where another run goes on. Raises RetokenizeFailed, StoreError, and
+    what `pipeline.index_files` raises.
+    """
+    with database.connect(engine) as connection:
+        connection.detach()
+        with connection.begin():
+            old = store.get_archive(connection, name)
+            store.lock_archive(connection, old, for_transaction=False)  # until the connection is closed
+            recordings = list(recordings_of(connection, old))
+            codes = old.codebook_id is not None and store.load_codebook(connection, old.codebook_id).pq is not None
+            _clear(connection, spare := spare_name(name), Tokenizer(tokenizer, threads=1).info.sha256)
+        gone = missing(recordings)
+        if gone:
+            raise RetokenizeFailed(
+                f"{len(gone)} of {len(recordings)} files are missing, the first is {gone[0].name!r}: bring them back, "
+                "or delete those recordings from the archive"
+            )
+        report = pipeline.index_files(
+            engine, files_of(recordings), spare, tokenizer, workers=workers,
+            codebook=None if anew else old.codebook_kind or "tokenizer",
+            codes=codes, device=device, progress=progress,
+        )  # fmt: skip
+        with connection.begin():
+            replace_archive(connection, name, spare)
+    return report
+
+
+def refit(
     engine: Engine,
     name: str,
     tokenizer: Path,
@@ -63,33 +95,11 @@ def retokenize(
     device: Device = "cpu",
     progress: Callable[[Progressed], None] | None = None,
 ) -> IndexReport:
-    """Index an archive's files with another tokenizer and put the result in the archive's place.
+    """Fit an archive's codebook anew, to all that it holds by now, and index it with that, as `retokenize` does.
 
-    Names, the kind of codebook, and whether it has a quantiser stay what they were. Until the last moment searches
-    find the old archive; if anything fails that stays, and what was done is kept under the name `name~adapting`,
-    where another run goes on. Raises RetokenizeFailed, StoreError, and what `pipeline.index_archive` raises.
+    `tokenizer` is the one that it was made with. Raises like `retokenize`.
     """
-    with database.connect(engine) as connection:
-        old = store.get_archive(connection, name)
-        recordings = list(recordings_of(connection, old))
-        codes = old.codebook_id is not None and store.load_codebook(connection, old.codebook_id).pq is not None
-    gone = missing(recordings)
-    if gone:
-        raise RetokenizeFailed(
-            f"{len(gone)} of {len(recordings)} files are missing, the first is {gone[0].name!r}: bring them back, "
-            "or delete those recordings from the archive"
-        )
-    spare = spare_name(name)
-    with database.connect(engine) as connection, connection.begin():
-        _clear(connection, spare, Tokenizer(tokenizer, threads=1).info.sha256)
-    report = pipeline.index_archive(
-        engine, roots(recordings), spare, tokenizer, workers=workers,
-        codebook="archive" if old.codebook_kind == "archive" else "tokenizer",
-        codes=codes, device=device, progress=progress,
-    )  # fmt: skip
-    with database.connect(engine) as connection, connection.begin():
-        replace_archive(connection, name, spare)
-    return report
+    return retokenize(engine, name, tokenizer, anew=True, workers=workers, device=device, progress=progress)
 
 
 def spare_name(name: str) -> str:
@@ -98,10 +108,9 @@ def spare_name(name: str) -> str:
 
 
 def replace_archive(connection: Connection, name: str, spare: str) -> None:
-    """Delete the archive `name` and give its name to `spare`, in the caller's transaction.
+    """Give the archive `name` what was made for `spare`, which goes, in the caller's transaction.
 
-    Recordings of `spare` that the old archive does not have, since a folder holds more than it, are deleted. Raises
-    RetokenizeFailed where it lacks one that the old archive has, or has it from another place.
+    Raises RetokenizeFailed where that lacks a recording that the archive has, or has it from another place.
     """
     old, new = store.get_archive(connection, name), store.get_archive(connection, spare)
     store.lock_archive(connection, old, for_transaction=True)  # nobody adds to it from here on
@@ -114,11 +123,9 @@ def replace_archive(connection: Connection, name: str, spare: str) -> None:
             f"archive stays as it was; what was done is kept as {spare!r}"
         )
     for recording in there.values():
-        if recording.name not in wanted:
+        if recording.name not in wanted:  # deleted meanwhile
             store.delete_recording(connection, new.id, recording.id)
-    intake.hand_over(connection, old.id, new.id)
-    store.delete_archive(connection, name)
-    store.rename_archive(connection, spare, name)
+    intake.adopt(connection, old.id, new.id)
 
 
 def _clear(connection: Connection, spare: str, sha256: str) -> None:

@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(default=256, ge=1, description="requests at a time; more are told to come again")
     max_threads: int = Field(default=16, ge=1, description="requests at a time that are at work, the others wait")
     body_timeout_s: float = Field(default=60.0, gt=0, description="seconds in which more of a request has to come")
+    decoders: int = Field(default=2, ge=1, description="processes that decode clips, each at most one at a time")
+    decoder_timeout_s: float = Field(default=20.0, gt=0, description="seconds that one clip may take to decode")
+    decoder_memory_mb: float = Field(default=1_024.0, gt=0, description="megabytes that one clip may take to decode")
     cors_origins: list[str] = Field(
         default=[], description="origins whose pages may ask from browsers, a JSON list; none: only the service's own"
     )
@@ -51,6 +54,9 @@ class Settings(BaseSettings):
     )
     run_jobs: bool = Field(default=True, description="do jobs and watches in this process; else `sayagain work` does")
     index_workers: int = Field(default=2, ge=1, description="worker processes of one job that indexes")
+    refit_hours: float = Field(
+        default=20.0, ge=0, description="archives up to so long get a new codebook by a job when they outgrow theirs"
+    )
     webhook_private: bool = Field(default=False, description="let webhooks reach addresses of private networks")
     candidate_depth: int = Field(default=2_000, ge=1, description="segments that the candidate stage hands on")
     rescore_depth: int = Field(default=2_000, ge=1, description="candidates, best aligned first, that are rescored")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from indexer.database import DatabaseError
 from indexer.discover import Failure, Found, FoundFile, discover
 from indexer.intake import Description
 from indexer.report import IndexReport, Progressed
-from service import registry
+from service import registry, retokenizing
 from service.deps import Backend
 from service.errors import INTERNAL, code_of, message_of
 from service.jobs import folders, queue, uploads
@@ -62,7 +63,9 @@ def do(job: JobInfo, connection: Connection, backend: Backend, stop: threading.E
             queue.finish(connection, job.id, "failed", error={"code": code_of(error), "message": message})
     else:
         with connection.begin():
-            _finish(connection, job.id, report)
+            _finish(connection, job, report)
+            if report.outgrown and job.kind != "refit" and report.archive_s <= backend.settings.refit_hours * 3_600.0:
+                queue.add(connection, job.archive_id, "refit", {})
     _clear_away(job, connection, backend)
 
 
@@ -80,23 +83,36 @@ def _index(job: JobInfo, connection: Connection, backend: Backend, stop: threadi
                     raise _Cancelled
 
     settings = backend.settings
+    with connection.begin():
+        sha256 = store.get_archive(connection, job.archive).tokenizer_sha256
+    tokenizer = registry.file_of(settings.home_path, settings.tokenizer, sha256)
+    if job.kind == "refit":
+        report = retokenizing.refit(
+            backend.database, job.archive, tokenizer,
+            workers=settings.index_workers, device=settings.device, progress=progress,
+        )  # fmt: skip
+    else:
+        report = _index_files(job, tokenizer, backend, progress)
+    with connection.begin():
+        localindex.prepare(backend.search.index, connection, job.archive)
+    return report
+
+
+def _index_files(
+    job: JobInfo, tokenizer: Path, backend: Backend, progress: Callable[[Progressed], None]
+) -> IndexReport:
+    settings = backend.settings
     descriptions: dict[str, Description] = {}
     if job.kind == "index_folder":
         path = folders.allowed(job.parameters["folder"], settings.roots)
         found = discover([path], settings.roots)
     else:
         found, descriptions = _sent(job)
-    with connection.begin():
-        archive = store.get_archive(connection, job.archive)
-    report = pipeline.index_files(
-        backend.database, found, job.archive,
-        registry.file_of(settings.home_path, settings.tokenizer, archive.tokenizer_sha256),
+    return pipeline.index_files(
+        backend.database, found, job.archive, tokenizer,
         workers=settings.index_workers, codes=False, device=settings.device, progress=progress,
         descriptions=descriptions, replace=job.parameters.get("replace", False),
     )  # fmt: skip
-    with connection.begin():
-        localindex.prepare(backend.search.index, connection, job.archive)
-    return report
 
 
 def _sent(job: JobInfo) -> tuple[Found, dict[str, Description]]:
@@ -120,14 +136,14 @@ def _rounded(now: Progressed) -> dict[str, Any]:
     return {key: round(value, 3) if isinstance(value, float) else value for key, value in asdict(now).items()}
 
 
-def _finish(connection: Connection, job_id: int, report: IndexReport) -> None:
+def _finish(connection: Connection, job: JobInfo, report: IndexReport) -> None:
     """A job of which nothing came but failures has failed."""
     if report.failed and len(report.failed) >= report.found:
         first = report.failed[0]
         error = {"code": first.code, "message": f"{first.name}: {first.message}"}
-        queue.finish(connection, job_id, "failed", report=report.as_json(), error=error)
+        queue.finish(connection, job.id, "failed", report=report.as_json(), error=error)
     else:
-        queue.finish(connection, job_id, "done", report=report.as_json())
+        queue.finish(connection, job.id, "done", report=report.as_json())
 
 
 def _clear_away(job: JobInfo, connection: Connection, backend: Backend) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.sql import bindparam
 
 from service.errors import JobFinished, JobNotFound
 
-Kind = Literal["index_folder", "index_upload"]
+Kind = Literal["index_folder", "index_upload", "refit"]
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
 ATTEMPTS = 3  # runners that a job may lose before it is given up

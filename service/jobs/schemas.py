@@ -46,7 +46,7 @@ class JobOut(Out):
     """Something that is done in the background."""
 
     id: int
-    kind: Literal["index_folder", "index_upload"]
+    kind: Literal["index_folder", "index_upload", "refit"]
     archive: str
     state: Literal["queued", "running", "done", "failed", "cancelled"]
     cancel_wanted: bool

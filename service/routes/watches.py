@@ -9,7 +9,7 @@ from fastapi import APIRouter, Form, Path, Query
 from indexer import store
 from service import sound
 from service.access import WRITE
-from service.clips import Clip, read_clip
+from service.clips import Clip
 from service.deps import Backend, BackendDep
 from service.routes.asking import ERRORS, ExamplesDep
 from service.routes.responses import errors
@@ -39,7 +39,7 @@ def create(
     examples: ExamplesDep,
     name: Annotated[str, Form(min_length=1, max_length=200)],
     archive: Annotated[str, Form()] = "default",
-    min_score: Annotated[float, Form(ge=0.0, le=1.0)] = 0.5,
+    min_score: Annotated[float, Form(ge=0.0, le=1.0)] = 0.3,
     webhook: Annotated[str | None, Form(description="a URL that is told of new hits")] = None,
 ) -> WatchMadeOut:
     """Search each recording that comes from now on; asked with clips or a stretch, as a search is."""
@@ -118,6 +118,7 @@ def _heard(example: Clip | Reference, backend: Backend, archive: str) -> Clip:
             found = store.get_archive(connection, archive)
             recording = store.get_recording(connection, found.id, example.recording)
         path = sound.path_of(recording)
-        example = read_clip(path, backend.settings.max_query_s, example.start_s, example.end_s)
+        longest_s = backend.settings.max_query_s
+        example = backend.decoders.read_clip(path, longest_s, example.start_s, example.end_s)
     trim(example.samples)
     return example

@@ -32,23 +32,38 @@ class SearchSettings:
 
 
 def find(
-    query: Query, setting: Setting, alive: Sequence[Bool], settings: SearchSettings, exact: bool, clock: Clock
+    query: Query,
+    setting: Setting,
+    alive: Sequence[Bool],
+    settings: SearchSettings,
+    exact: bool,
+    clock: Clock,
+    only: Sequence[Bool] | None = None,
 ) -> tuple[Stretches, Evidence]:
     """Places that may be right, the likest first, and what speaks for each.
 
-    `alive` bool [segments] of each part of the view says where to look; with `exact` every segment is rescored.
+    `alive` bool [segments] of each part of the view says where to look; with `exact` every segment is rescored. With
+    `only`, a part of what is alive, places are of that, and the rest is looked at too for what it says of them: so a
+    place has the same score whatever else is asked for.
     """
     view = setting.view
-    windows = windows_of(query, view, alive, setting.codebook.size, settings.candidate_depth, exact)
+    wanted = [alive] if only is None or exact else [alive, only]
+    several = [
+        windows_of(query, view, those, setting.codebook.size, settings.candidate_depth, exact) for those in wanted
+    ]
     clock.lap("candidates")
     if not exact:
-        windows = _narrowed(query, view, windows, settings.rescore_depth)
+        several = [_narrowed(query, view, windows, settings.rescore_depth) for windows in several]
+    windows = Windows.joined(several)
     clock.lap("alignment")
     per_window = rescoring.HITS_PER_SEGMENT if exact else 1
     places = stretches.distinct(stretches.rescore(query.tables, view, windows, per_window))
     background = background_of(query.tables, setting.sample)
     first = Evidence(background.distance(places.similarity), places.similarity, score_map=setting.score_map)
     evidence = second_look(places, first, setting)
+    if only is not None:
+        kept = np.flatnonzero(_of(places, only))
+        places, evidence = places.take(kept), evidence.take(kept)
     clock.lap("rescoring")
     return places, evidence
 
@@ -60,6 +75,15 @@ def windows_of(query: Query, view: View, alive: Sequence[Bool], size: int, depth
     count = candidates.neighbours(view, len(query.tokens), size)
     votes = candidates.make_votes(query.tokens, query.tables, count)
     return candidates.find(votes, view, alive, candidates.depth_for(votes.frames, depth))
+
+
+def _of(places: Stretches, masks: Sequence[Bool]) -> Bool:
+    """Which places lie in segments of these masks, bool [places]."""
+    out = np.zeros(len(places), np.bool_)
+    for number in np.unique(places.part):
+        those = np.flatnonzero(places.part == number)
+        out[those] = masks[number][places.segment[those]]
+    return out
 
 
 def _narrowed(query: Query, view: View, windows: Windows, depth: int) -> Windows:

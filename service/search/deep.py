@@ -16,16 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.store import RecordingInfo
-from model.audio import SAMPLE_RATE, Samples
+from model.audio import SAMPLE_RATE, Samples, read_between
 from model.tokenizer import LONGEST_S, Tokenizer
 from service.clips import Clip
-from service.errors import AudioGone
+from service.errors import AudioGone, DecoderFailed
 from service.search import rescoring
 from service.search.calibration import Evidence
 from service.search.feedback import SAME, WEIGHT
 from service.search.query import Place, embed_speech
 from service.search.rescoring import Float32, Tables
-from service.sound import between
+from service.sound import Reader, between
 
 PAD_S = 0.5  # of the sound before and after a hit: codes know its ends only roughly, and the encoder likes context
 GAP_S = 0.4  # of silence between two stretches of a window
@@ -45,8 +45,10 @@ class Stretch:
 class DeepRescorer:
     """Compares by the embeddings of `tokenizer`; threads may share one."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, read: Reader = read_between) -> None:
+        """`read` reads the sound of recordings."""
         self.tokenizer = tokenizer
+        self._read_between = read
         self._kept: OrderedDict[tuple[int, str, int, int], npt.NDArray[np.float16]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -55,9 +57,9 @@ class DeepRescorer:
         return embed_speech(clip, self.tokenizer)[0]
 
     def recall(self, place: Place, recording: RecordingInfo) -> Float32:
-        """Unit embeddings of a stretch of a recording, heard in its context. Raises AudioGone."""
+        """Unit embeddings of a stretch of a recording, heard in its context. Raises AudioGone, DecoderFailed."""
         first_s = max(0.0, place.start_s - CONTEXT_S)
-        sound = between(recording, first_s, place.end_s + CONTEXT_S)
+        sound = between(recording, first_s, place.end_s + CONTEXT_S, self._read_between)
         frame_s = self.tokenizer.info.frame_seconds
         first, last = round((place.start_s - first_s) / frame_s), round((place.end_s - first_s) / frame_s)
         return self.tokenizer.embed(sound)[first : max(first + 1, last)]
@@ -137,8 +139,8 @@ class DeepRescorer:
         first, last = self._frames(stretch)
         frame_s = self.tokenizer.info.frame_seconds
         try:
-            sound = between(stretch.recording, first * frame_s, last * frame_s)
-        except AudioGone:
+            sound = between(stretch.recording, first * frame_s, last * frame_s, self._read_between)
+        except (AudioGone, DecoderFailed):
             return np.zeros(0, np.float32)
         return sound[: len(sound) // self.tokenizer.frame_samples * self.tokenizer.frame_samples]
 

@@ -17,11 +17,12 @@ import numpy.typing as npt
 from sqlalchemy import Connection, Engine
 
 from indexer import database, store
+from model.audio import read_between
 from model.codebook import Codebook
 from model.tokenizer import Tokenizer, TokenizerError
 from model.tokens import TokenString
 from service.clips import Clip
-from service.errors import CLIP_ERRORS, ArchiveNotReady, AudioGone, DeepUnavailable, message_of
+from service.errors import CLIP_ERRORS, ArchiveNotReady, AudioGone, DecoderFailed, DeepUnavailable, message_of
 from service.search import calibration, cascade, rescoring
 from service.search.answer import Answer, Clock, Request
 from service.search.cascade import SearchSettings
@@ -33,6 +34,7 @@ from service.search.located import Int64
 from service.search.query import Place, Query, Reference, hear, locate, remember
 from service.search.ranking import Ranking, named, rank, reordered
 from service.search.rescoring import Float32
+from service.sound import Reader
 
 MOST_THREADS = 4  # of one batch
 
@@ -79,11 +81,12 @@ class SearchEngine:
         others: Callable[[str], Tokenizer | None] | None = None,
         folder: Path | None = None,
         deep: Callable[[], Tokenizer] | None = None,
+        read: Reader = read_between,
     ) -> None:
         """`others` gives the tokenizer of a hash, for archives that were made with another than `tokenizer`.
 
         `folder` is where the local index lies; None keeps it in memory. `deep` gives the tokenizer of deep rescoring,
-        when it is first asked for, or raises TokenizerError.
+        when it is first asked for, or raises TokenizerError; `read` reads the sound that it hears.
         """
         self.database = engine
         self.tokenizer = tokenizer
@@ -91,6 +94,7 @@ class SearchEngine:
         self.settings = settings or SearchSettings()
         self.index = LocalIndex(folder)
         self._deep = deep
+        self._read = read
         self.observe: Callable[[Answer], None] | None = None  # is told of each answer
         self._rescorer: DeepRescorer | None = None
         self._codebooks: dict[int, Codebook] = {}
@@ -178,9 +182,10 @@ class SearchEngine:
         """The cascade itself, which asks no database: threads may run it side by side."""
         clock, setting = asked.clock, session.setting
         clock.resume()
-        alive = [_alive(part, asked) for part in setting.view.parts]
+        alive = [_alive(part, asked.excluded) for part in setting.view.parts]
+        only = None if asked.only is None else _confined(setting.view, alive, asked.only)
         query = averaged(asked.queries)
-        places, evidence = cascade.find(query, setting, alive, self.settings, asked.request.exact, clock)
+        places, evidence = cascade.find(query, setting, alive, self.settings, asked.request.exact, clock, only)
         if asked.right or asked.wrong:
             evidence = marked(places, evidence, setting, asked.right, asked.wrong)
         wanted = asked.request
@@ -233,7 +238,7 @@ class SearchEngine:
             recordings = store.recordings_by_id(connection, [query.place.recording_id])
             try:
                 out.append(rescorer.recall(query.place, recordings[query.place.recording_id]))
-            except (AudioGone, KeyError) as error:
+            except (AudioGone, DecoderFailed, KeyError) as error:
                 raise DeepUnavailable(f"the stretch cannot be heard again: {message_of(error)}", "rescore") from error
         return out
 
@@ -243,19 +248,26 @@ class SearchEngine:
                 if self._deep is None:
                     raise DeepUnavailable("there is no tokenizer for deep rescoring", "rescore")
                 try:
-                    self._rescorer = DeepRescorer(self._deep())
+                    self._rescorer = DeepRescorer(self._deep(), self._read)
                 except TokenizerError as error:
                     remedy = "`sayagain tokenizer build accurate` makes the usual one"
                     raise DeepUnavailable(f"no deep rescoring: {message_of(error)}; {remedy}", "rescore") from error
             return self._rescorer
 
     def _open(self, connection: Connection, name: str) -> _Session:
-        archive = store.get_archive(connection, name)
-        tokenizer = self._tokenizer_of(archive)
-        if archive.codebook_id is None or archive.recordings == 0:
-            raise ArchiveNotReady(f"nothing has been indexed into the archive {archive.name!r} yet", "archive")
-        codebook = self._codebook(connection, archive.codebook_id)
-        view = self.index.view(connection, archive, codebook)
+        while True:
+            archive = store.get_archive(connection, name)
+            tokenizer = self._tokenizer_of(archive)
+            if archive.codebook_id is None or archive.recordings == 0:
+                raise ArchiveNotReady(f"nothing has been indexed into the archive {archive.name!r} yet", "archive")
+            codebook = self._codebook(connection, archive.codebook_id)
+            view = self.index.view(connection, archive, codebook)
+            # A view that is ahead may be of a moment at which another codebook was in force already, and empty.
+            if (
+                view.revision == archive.revision
+                or store.get_archive(connection, name).codebook_id == archive.codebook_id
+            ):
+                break
         with self._lock:
             sample = self._samples.get(view)
         if sample is None:
@@ -307,14 +319,14 @@ def _only(request: Request, connection: Connection, archive_id: int) -> set[int]
     return found if request.only is None else found & request.only
 
 
-def _alive(part: Part, asked: _Asked) -> Bool:
-    """Which segments of a part a question is about."""
-    alive, recording = part.alive, part.shard.recording
-    if asked.excluded:
-        alive = alive & ~_among(recording, asked.excluded)
-    if asked.only is not None:
-        alive = alive & _among(recording, asked.only)
-    return alive
+def _alive(part: Part, excluded: set[int]) -> Bool:
+    """Which segments of a part are there for a question."""
+    return part.alive & ~_among(part.shard.recording, excluded) if excluded else part.alive
+
+
+def _confined(view: View, alive: Sequence[Bool], only: set[int]) -> list[Bool]:
+    """Those of them whose recordings are asked for."""
+    return [mask & _among(part.shard.recording, only) for part, mask in zip(view.parts, alive, strict=True)]
 
 
 def _among(recording: Int64, ids: set[int]) -> Bool:

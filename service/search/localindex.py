@@ -112,14 +112,15 @@ class LocalIndex:
     def _synchronised(
         self, connection: Connection, archive: store.ArchiveInfo, codebook: Codebook, known: View | None
     ) -> View:
-        revision, wanted = store.fingerprints(connection, archive.id)
+        assert archive.codebook_id is not None
+        revision, wanted = store.fingerprints(connection, archive.id, archive.codebook_id)
         folder = self._prepared(archive, codebook.sha256)
         with _locked(folder):
             held = list(known.parts) if known is not None else []
             if folder is not None:
                 held = _from_folder(folder, held, codebook.size, codebook.parts)
             held, lacking = _compared(held, wanted)
-            fresh = list(_read(connection, lacking, codebook.size, codebook.parts))
+            fresh = list(_read(connection, lacking, archive.codebook_id, codebook.size, codebook.parts))
             held = _compacted(held, fresh, folder)
         return View(revision, tuple(held))
 
@@ -205,12 +206,14 @@ def _compared(held: list[Part], wanted: dict[int, int]) -> tuple[list[Part], lis
     return out, ids[~served].tolist()
 
 
-def _read(connection: Connection, recordings: list[int], codebook_size: int, parts: int) -> Iterator[Shard]:
+def _read(
+    connection: Connection, recordings: list[int], codebook_id: int, codebook_size: int, parts: int
+) -> Iterator[Shard]:
     """Shards of recordings as they are stored now, each as large as a shard may be."""
     waiting: list[StoredSegment] = []
     frames = 0
     for start in range(0, len(recordings), READ_RECORDINGS):
-        rows = store.segments_of(connection, recordings[start : start + READ_RECORDINGS])
+        rows = store.segments_of(connection, recordings[start : start + READ_RECORDINGS], codebook_id)
         for _, group in groupby(rows, key=lambda row: row.recording_id):
             recording = [
                 StoredSegment(row.recording_id, row.fingerprint, row.position, TokenString.from_bytes(row.tokens))

@@ -34,7 +34,7 @@ def check_url(url: str, *, private: bool) -> None:
 
     Names are looked up again before each post: what a name stands for may change.
     """
-    if len(url) > URL_CHARACTERS or not url.isascii() or not url.isprintable():
+    if len(url) > URL_CHARACTERS or not url.isascii() or not url.isprintable() or " " in url:
         raise WebhookForbidden(f"a webhook is an ASCII URL of at most {URL_CHARACTERS} characters", "webhook")
     try:
         parts = urlsplit(url)

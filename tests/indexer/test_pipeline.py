@@ -92,7 +92,9 @@ def test_every_format_rate_and_channel_count(index: Indexing, engine: Engine, to
     with engine.connect() as connection:
         archive = store.get_archive(connection, "radio")
         assert archive.recordings == 10
-        for row in store.segments_of(connection, list(store.fingerprints(connection, archive.id)[1])):
+        for row in store.segments_of(
+            connection, list(store.fingerprints(connection, archive.id, archive.codebook_id)[1]), archive.codebook_id
+        ):
             string = TokenString.from_bytes(row.tokens)
             assert string.frames * 0.04 == pytest.approx(3.0, abs=0.2)
             assert string.pq is not None

@@ -91,28 +91,28 @@ def test_a_recording_is_replaced_as_a_whole_and_keeps_its_id(
     put(connection, archive, "a.wav", segments=2, seconds=12.0)
     now = store.get_archive(connection, "radio")
     assert (now.recordings, now.segments, now.hours) == (2, 3, pytest.approx(42 / 3600))
-    (found,) = store.list_recordings(connection, archive.id, 10, contains="A.W")
+    (found,) = store.list_recordings(connection, archive.id, 10, 0, store.Filter("A.W"))
     assert (found.id, found.name, found.duration_s, found.path) == (first, "a.wav", 12.0, "/x/a.wav")
     assert found.sha256 == "0f" * 32
-    assert [row.position for row in store.segments_of(connection, [first])] == [0, 1]
+    assert [row.position for row in store.segments_of(connection, [first], archive.codebook_id)] == [0, 1]
 
 
 def test_reads(connection: Connection, archive: store.ArchiveInfo) -> None:
     ids = [put(connection, archive, f"{'x' * n}.wav") for n in range(1, 8)]
     connection.commit()
-    rows = store.segments_of(connection, [ids[3], ids[0], 99_999])
+    rows = store.segments_of(connection, [ids[3], ids[0], 99_999], archive.codebook_id)
     assert [(row.recording_id, row.position) for row in rows] == [(ids[n], p) for n in (0, 3) for p in (0, 1)]
     assert TokenString.from_bytes(rows[1].tokens).offset == 18.0
-    assert store.segments_of(connection, []) == []
-    revision, known = store.fingerprints(connection, archive.id)
+    assert store.segments_of(connection, [], archive.codebook_id) == []
+    revision, known = store.fingerprints(connection, archive.id, archive.codebook_id)
     assert revision == store.get_archive(connection, "radio").revision > 0
     assert set(known) == set(ids)
     recording = store.get_recording(connection, archive.id, ids[0])
     assert {row.fingerprint for row in rows} == {known[ids[0]]} == {recording.fingerprint}
     assert recording.fingerprint == 0x0F0F0F0F0F0F0F0F
-    assert store.fingerprints(connection, 99_999) == (0, {})
+    assert store.fingerprints(connection, 99_999, archive.codebook_id) == (0, {})
     assert [r.name for r in store.list_recordings(connection, archive.id, 2, 1)] == ["xx.wav", "xxx.wav"]
-    assert store.list_recordings(connection, archive.id, 5, contains="%") == []
+    assert store.list_recordings(connection, archive.id, 5, 0, store.Filter("%")) == []
     named = store.recordings_by_id(connection, [ids[1], ids[1], 99_999])
     assert [recording.name for recording in named.values()] == ["xx.wav"]
     assert store.recordings_by_id(connection, []) == {}
@@ -123,7 +123,7 @@ def test_deleting_takes_all_of_it(connection: Connection, archive: store.Archive
     store.delete_recording(connection, archive.id, "a.wav")
     now = store.get_archive(connection, "radio")
     assert (now.recordings, now.segments) == (1, 2)
-    assert store.segments_of(connection, [one]) == []
+    assert store.segments_of(connection, [one], archive.codebook_id) == []
     for gone in ("a.wav", one):
         with pytest.raises(RecordingNotFound):
             store.delete_recording(connection, archive.id, gone)

@@ -84,8 +84,8 @@ def stored(connection: Connection) -> Contents:
     """The same, from the rows."""
     out: Contents = {}
     archive = store.get_archive(connection, "radio")
-    _, known = store.fingerprints(connection, archive.id)
-    for row in store.segments_of(connection, list(known)):
+    _, known = store.fingerprints(connection, archive.id, archive.codebook_id)
+    for row in store.segments_of(connection, list(known), archive.codebook_id):
         tokens = TokenString.from_bytes(row.tokens)
         out.setdefault(row.recording_id, (row.fingerprint, []))[1].append((tokens.offset, tokens.frame_ids.tobytes()))
     return out
@@ -265,7 +265,8 @@ def test_threads_get_one_view_and_never_half_a_recording(
     def watch(number: int) -> None:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as mine:
             while not stop.is_set():
-                before = set(store.fingerprints(mine, store.get_archive(mine, "radio").id)[1])
+                radio = store.get_archive(mine, "radio")
+                before = set(store.fingerprints(mine, radio.id, radio.codebook_id)[1])
                 for recording, (_, segments) in held(look(index, mine)).items():
                     if len(segments) != 2:
                         wrong.append(f"{recording} has {len(segments)} segments")

@@ -1,0 +1,42 @@
+"""`sayagain refit`: an archive that has grown gets a codebook that is fitted to all of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from service import output
+from service.console import JsonOption, failing, print_line, stderr
+from service.settings import Settings
+
+
+def refit(
+    archive: Annotated[str, typer.Argument(help="name of the archive")],
+    workers: Annotated[int, typer.Option(min=1, help="worker processes")] = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit an archive's codebook to all that it holds by now, and index it with that; searches go on meanwhile."""
+    from indexer import database, store
+    from service import registry, retokenizing
+    from service.deps import open_database
+    from service.search import localindex
+    from service.search.localindex import FOLDER, LocalIndex
+
+    with failing():
+        settings = Settings()
+        engine = open_database(settings)
+        with database.connect(engine) as connection:
+            sha256 = store.get_archive(connection, archive).tokenizer_sha256
+        file = registry.file_of(settings.home_path, settings.tokenizer, sha256)
+        with output.IndexProgress(stderr) as progress:
+            report = retokenizing.refit(
+                engine, archive, file, workers=workers, device=settings.device, progress=progress
+            )
+        output.print_failures(report, stderr)
+        if as_json:
+            print_line(report.as_json())
+        else:
+            output.print_index_report(report, stderr)
+        with database.connect(engine) as connection:
+            localindex.prepare(LocalIndex(settings.home_path / FOLDER), connection, archive)

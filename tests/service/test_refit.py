@@ -1,0 +1,160 @@
+"""An archive that grows gets a codebook that is fitted to all of it, and nothing else about it changes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine
+
+from indexer import fitting, pipeline, store
+from service.app import create_app
+from service.deps import Backend
+from service.retokenizing import RetokenizeFailed, refit
+from service.settings import Settings
+from tests.conftest import ToneFile
+from tests.service.conftest import DEMO, run_cli
+from tests.service.test_jobs import ended, listed, send
+from tests.service.test_watches import seen, until
+
+STATION = DEMO / "archive" / "skerry-radio"
+NAMES = sorted(path.name for path in STATION.iterdir())
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def own(home: Path, tokenizer_path: Path) -> Iterator[TestClient]:
+    settings = Settings(home=home, database_url=None, tokenizer=tokenizer_path, threads=1, _env_file=None)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+def put(own: TestClient, *names: str, **form: Any) -> dict[str, Any]:
+    return ended(own, send(own, "air", *((name, (STATION / name).read_bytes()) for name in names), **form).json())
+
+
+def test_an_archive_that_grows_is_fitted_anew(own: TestClient, home: Path, query_path: Path) -> None:
+    clip = query_path.read_bytes()
+    assert put(own, *NAMES[:3], about=json.dumps([{"metadata": {"a": 1}, "external_id": "own"}]))["state"] == "done"
+    assert own.get("/v1/archives/air").json()["codebook"] == "tokenizer"  # there is too little to fit one to
+    form = {"archive": "air", "name": "w", "min_score": 0.0}
+    watch = own.post("/v1/watches", files={"file": clip}, data=form).json()["id"]
+    before = listed(own, "air")
+
+    answers: list[Any] = []
+    over = threading.Event()
+
+    def search() -> None:
+        while not over.is_set():
+            answers.append(own.post("/v1/search", files={"file": clip}, data={"archive": "air"}))
+
+    searching = threading.Thread(target=search)
+    searching.start()
+    try:
+        job = put(own, *NAMES[3:])
+        (made,) = own.get("/v1/jobs", params={"archive": "air", "limit": 1}).json()["jobs"]
+        assert (made["kind"], made["id"]) == ("refit", job["id"] + 1)
+        until(lambda: seen(own, watch))
+        hits = own.get(f"/v1/watches/{watch}/hits").json()["hits"]
+        made = ended(own, made)
+    finally:
+        over.set()
+        searching.join()
+    assert (made["state"], made["report"]["indexed"]) == ("done", len(NAMES))
+    archive = own.get("/v1/archives/air").json()
+    assert (archive["codebook"], archive["recordings"]) == ("archive", len(NAMES))
+    assert [one["name"] for one in own.get("/v1/archives").json()["archives"]] == ["air"]
+    # Searches went on, and found something each time.
+    assert len(answers) > 3
+    assert all(answer.status_code == 200 and answer.json()["hits"] for answer in answers)
+    # All that is known of recordings is what it was, and they are not new to a watch.
+    after = listed(own, "air")
+    assert {name: after[name] for name in before} == before
+    until(lambda: seen(own, watch))
+    assert own.get(f"/v1/watches/{watch}/hits").json()["hits"] == hits
+    # And it finds with confidence what is there: service/demo/truth.tsv.
+    found = own.post("/v1/search", files={"file": clip}, data={"archive": "air", "min_score": 0.5}).json()["hits"]
+    assert {hit["recording"]["name"] for hit in found} == {"01-monday.opus", "04-thursday.opus", "10-late-night.opus"}
+    # Nothing is left of what was made beside it, and files that were sent in are there still.
+    backend: Backend = own.app.state.backend  # type: ignore[attr-defined]
+    with backend.connect() as connection:
+        kept = store.get_archive(connection, "air")
+        codebooks = connection.exec_driver_sql("SELECT id FROM codebook").scalars().all()
+    assert codebooks == [kept.codebook_id]
+    assert all(own.get(f"/v1/recordings/{one['id']}/audio").status_code == 200 for one in after.values())
+
+
+def test_the_same_fit_again_changes_nothing(
+    own: TestClient, home: Path, tokenizer_path: Path, query_path: Path
+) -> None:
+    def asked() -> list[dict[str, Any]]:
+        form = {"archive": "air", "exact": "true", "limit": 1_000}
+        return list(own.post("/v1/search", files={"file": query_path.read_bytes()}, data=form).json()["hits"])
+
+    before = asked()
+    done = run_cli(home, tokenizer_path, "refit", "air", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["indexed"] == len(NAMES)
+    assert asked() == before
+    gone = run_cli(home, tokenizer_path, "refit", "nothing")
+    assert (gone.returncode, "archive_not_found" in gone.stderr) == (1, True)
+
+
+def test_an_archive_that_lacks_files_keeps_its_codebook(
+    engine: Engine, tone_file: ToneFile, tokenizer_path: Path
+) -> None:
+    paths = [tone_file(f"{i}.wav", seconds=80, seed=i) for i in range(2)]
+    report = pipeline.index_archive(engine, [paths[0].parent], "a", tokenizer_path, workers=1, codes=False)
+    assert (report.codebook_kind, report.outgrown) == ("archive", False)
+    paths[0].unlink()
+    with pytest.raises(RetokenizeFailed, match=r"1 of 2 files are missing, the first is '0.wav'"):
+        refit(engine, "a", tokenizer_path, workers=1)
+    with engine.connect() as connection, engine.connect() as other:
+        archive = store.get_archive(connection, "a")
+        assert (archive.recordings, archive.codebook_kind) == (2, "archive")
+        # And while somebody indexes into it nobody makes it anew.
+        store.lock_archive(connection, archive, for_transaction=True)
+        with pytest.raises(store.ArchiveBusy):
+            refit(engine, "a", tokenizer_path, workers=1)
+        assert store.list_archives(other)[0].name == "a"
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "parameters", "hours", "expected"),
+    [
+        (None, 0, {}, 100.0, False),
+        ("tokenizer", 1_024, {"asked_for": True}, 100.0, False),
+        ("tokenizer", 1_024, {"archive_s": 100.0}, 0.03, False),
+        ("tokenizer", 1_024, {"archive_s": 100.0}, 0.04, True),
+        ("archive", 512, {"archive_s": 360.0}, 0.39, False),
+        ("archive", 512, {"archive_s": 360.0}, 0.41, True),
+        ("archive", 8_192, {"archive_s": 3_600.0}, 100.0, False),  # no codebook is larger
+    ],
+)
+def test_when_an_archive_has_outgrown_its_codebook(
+    kind: fitting.Kind | None, size: int, parameters: dict[str, Any], hours: float, expected: bool
+) -> None:
+    assert fitting.outgrown(kind, size, parameters, hours * 3_600.0, 0.04) is expected
+
+
+def test_a_refit_that_is_not_wanted_is_not_asked_for(tmp_path: Path, tokenizer_path: Path) -> None:
+    settings = Settings(
+        home=tmp_path, database_url=None, tokenizer=tokenizer_path, threads=1, refit_hours=0.01, _env_file=None
+    )
+    with TestClient(create_app(settings)) as client:
+        put(client, *NAMES[:3])
+        put(client, *NAMES[3:])
+        jobs = client.get("/v1/jobs").json()["jobs"]
+        assert [job["kind"] for job in jobs] == ["index_upload", "index_upload"]
+        assert client.get("/v1/archives/air").json()["codebook"] == "tokenizer"
+    done = run_cli(tmp_path, tokenizer_path, "index", STATION, "--archive", "air", "--json")
+    assert json.loads(done.stdout)["codebook"]["outgrown"] is True
