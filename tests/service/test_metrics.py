@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -207,6 +208,17 @@ def test_of_a_database_that_is_down_it_tells_too(own: Settings, monkeypatch: pyt
     assert found("sayagain_database_up") == 0
     assert ("sayagain_database_up", frozenset()) in found.all
     assert "sayagain_archives" not in found.names()
+
+
+def test_every_metric_that_the_documentation_names_is_there(settings: Settings, query_path: Path) -> None:
+    written = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:sayagain|process)_[a-z_]+\b", written))
+    assert len(named) > 15
+    with TestClient(create_app(settings.model_copy(update={"run_jobs": False}))) as client:
+        ask(client, query_path.read_bytes())
+        found = scrape(client).names()
+    found |= {name.removesuffix("_bucket") for name in found}
+    assert named <= found
 
 
 def count(requests: int, ready: "multiprocessing.synchronize.Event") -> None:
