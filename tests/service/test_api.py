@@ -46,7 +46,7 @@ def test_the_answer_has_the_form_of_the_contract(client: TestClient, query_path:
         "dtw_similarity",
         "deep_similarity",
     ]
-    assert list(answer["hits"][0]["recording"]) == ["id", "name", "duration"]
+    assert list(answer["hits"][0]["recording"]) == ["id", "name", "duration", "external_id"]
     assert list(answer["timing_ms"]) == ["tokenize", "candidates", "alignment", "rescoring", "deep", "total"]
     assert list(answer["searched"]) == ["recordings", "hours"]
     assert len(answer["hits"]) == 7
