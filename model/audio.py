@@ -229,8 +229,8 @@ class _Mixer:
             self._shape = shape
         frame.pts = None
         self._fifo.write(frame)
-        if self._fifo.samples >= frame.sample_rate:
-            yield from self._resample(self._fifo.read())
+        while self._fifo.samples >= frame.sample_rate:  # no more at once: a frame at 1 Hz may be a day
+            yield from self._resample(self._fifo.read(frame.sample_rate))
 
     def finish(self) -> Iterator[Samples]:
         """All that is still inside."""

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from indexer import database, store
 from indexer.store import RecordingInfo
+from service.decoding import Decoders
 from service.rates import RateLimits
 from service.registry import Registry
 from service.schemas import MAX_ID
@@ -44,6 +45,7 @@ class Backend:
     database: Engine
     surroundings: Surroundings
     search: SearchEngine
+    decoders: Decoders
     rates: RateLimits = field(default_factory=RateLimits)
 
     @classmethod
@@ -54,6 +56,7 @@ class Backend:
         """
         registry = Registry(settings.home_path, settings.tokenizer, threads=settings.threads, device=settings.device)
         engine = open_database(settings)
+        decoders = Decoders(settings.decoders, settings.decoder_memory_mb, settings.decoder_timeout_s)
         search = SearchEngine(
             engine,
             registry.default,
@@ -67,11 +70,12 @@ class Backend:
             registry.find,
             settings.home_path / FOLDER,
             lambda: registry.named(settings.deep_tokenizer),
+            decoders.read_between,
         )
         search.observe = observe
         search.index.clear_unused()
         surroundings = Surroundings(engine, settings.home_path, registry)
-        return cls(settings, engine, surroundings, search)
+        return cls(settings, engine, surroundings, search, decoders)
 
     def connect(self) -> AbstractContextManager[Connection]:
         """A connection whose failures are DatabaseError.
@@ -82,7 +86,8 @@ class Backend:
         return database.connect(self.database)
 
     def close(self) -> None:
-        """Give the database's connections back."""
+        """Give the database's connections back, and end the decoder processes."""
+        self.decoders.close()
         self.database.dispose()
 
 

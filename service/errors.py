@@ -15,6 +15,7 @@ STATUS = {
     "audio_empty": 400,
     "audio_unreadable": 400,
     "audio_undecodable": 400,
+    "decoder_failed": 400,
     "no_speech": 422,
     "query_too_long": 413,
     "upload_too_large": 413,
@@ -75,6 +76,7 @@ class SayagainError(Exception):
     │   └── TooBusy          more than the service answers at a time
     ├── RequestTimeout       the request did not come to its end
     ├── QueryTooLong         the clip is longer than is allowed
+    ├── DecoderFailed        the clip takes too long, or too much memory, to decode, or breaks what decodes it
     ├── UploadTooLarge       the clip, or all of the request, has more bytes than are allowed
     ├── AudioGone            a recording's file is not what was indexed any more
     ├── BadRequest           parts of a request are missing, or do not go together
@@ -196,6 +198,12 @@ class QueryTooLong(SayagainError):
     code = "query_too_long"
 
 
+class DecoderFailed(SayagainError):
+    """The clip takes too long, or too much memory, to decode, or breaks what decodes it."""
+
+    code = "decoder_failed"
+
+
 class UploadTooLarge(SayagainError):
     """The clip, or all of the request, has more bytes than are allowed."""
 
@@ -232,7 +240,7 @@ class NoSpeech(SayagainError):
     code = "no_speech"
 
 
-CLIP_ERRORS = (AudioError, NoSpeech, QueryTooLong, BadStretch)  # one clip's fault: other clips go on
+CLIP_ERRORS = (AudioError, NoSpeech, QueryTooLong, BadStretch, DecoderFailed)  # one clip's fault: other clips go on
 
 
 _OURS = ("model.", "indexer.", "service.")

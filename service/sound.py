@@ -6,6 +6,7 @@ import io
 import mimetypes
 import os
 import wave
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,6 +26,7 @@ MELS = 80
 RANGE_DB = 70.0  # of a spectrogram, below its loudest spot
 
 Uint8 = npt.NDArray[np.uint8]
+Reader = Callable[[Path, float, float], Samples]  # what reads a stretch of a file: audio.read_between, or its like
 
 
 def path_of(recording: RecordingInfo) -> Path:
@@ -45,23 +47,29 @@ def media_type(path: Path) -> str:
     return guessed if guessed.startswith(("audio/", "video/")) else "application/octet-stream"
 
 
-def between(recording: RecordingInfo, start_s: float, end_s: float) -> Samples:
-    """Mono float32 [samples] at 16 kHz of a stretch, as much of it as there is. Raises AudioGone."""
+def between(recording: RecordingInfo, start_s: float, end_s: float, read: Reader = audio.read_between) -> Samples:
+    """Mono float32 [samples] at 16 kHz of a stretch, as much of it as there is. Raises AudioGone, or as `read` does."""
     path = path_of(recording)
     try:
-        return audio.read_between(path, start_s, end_s)
+        return read(path, start_s, end_s)
     except AudioError as error:
         raise AudioGone(f"the file of {recording.name!r} cannot be read any more: {error}") from error
 
 
-def stretch_of(recording: RecordingInfo, start_s: float, end_s: float | None, longest_s: float) -> Samples:
-    """A stretch that somebody asks for, up to the recording's end by default. Raises BadStretch, AudioGone."""
+def stretch_of(
+    recording: RecordingInfo,
+    start_s: float,
+    end_s: float | None,
+    longest_s: float,
+    read: Reader = audio.read_between,
+) -> Samples:
+    """A stretch that somebody asks for, up to the recording's end by default. Raises BadStretch, and as `between`."""
     last_s = recording.duration_s if end_s is None else min(end_s, recording.duration_s)
     if last_s <= start_s:
         raise BadStretch(f"no stretch begins at {start_s:g} s and ends at {last_s:g} s", "end")
     if last_s - start_s > longest_s:
         raise BadStretch(f"{last_s - start_s:.0f} s are asked for, where {longest_s:g} s are allowed", "end")
-    samples = between(recording, start_s, last_s)
+    samples = between(recording, start_s, last_s, read)
     if len(samples) == 0:
         raise BadStretch(f"there is no sound from {start_s:g} s on in {recording.name!r}", "start")
     return samples

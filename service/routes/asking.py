@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, File, Form, UploadFile
 from pydantic import JsonValue
 
-from service.clips import Clip, read_clip
+from service.clips import Clip
 from service.deps import BackendDep
 from service.errors import BadRequest, TooManyClips, UploadTooLarge
 from service.routes.responses import errors
@@ -86,7 +86,7 @@ def examples(
     if len(file) > backend.settings.max_clips:
         raise TooManyClips(f"{len(file)} clips, where {backend.settings.max_clips} are allowed", "file")
     longest_s = backend.settings.max_query_s
-    return [read_clip(source(upload, backend.settings), longest_s, start, end) for upload in file]
+    return [backend.decoders.read_clip(source(upload, backend.settings), longest_s, start, end) for upload in file]
 
 
 ExamplesDep = Annotated[list[Clip | Reference], Depends(examples)]

@@ -7,15 +7,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 
-from model.audio import SAMPLE_RATE
+from indexer.store import RecordingInfo
+from model.audio import SAMPLE_RATE, Samples
 from service import sound
-from service.deps import BackendDep, RecordingDep
+from service.deps import Backend, BackendDep, RecordingDep
 from service.routes.responses import errors
 from service.schemas import PeaksOut
 
 router = APIRouter(prefix="/v1/recordings/{recording}", tags=["sounds"])
 
-ERRORS = errors(404, 410, 422, 503)
+ERRORS = errors(400, 404, 410, 422, 503)
 CACHED = {"Cache-Control": "private, max-age=60"}
 
 _WAV: dict[int | str, dict[str, Any]] = {200: {"content": {"audio/wav": {}}}}
@@ -38,7 +39,7 @@ def whole(recording: RecordingDep) -> FileResponse:
 @router.get("/clip", operation_id="recording_clip", response_class=Response, responses=ERRORS | _WAV)
 def clip(backend: BackendDep, recording: RecordingDep, start: StartQuery = 0.0, end: EndQuery = None) -> Response:
     """A stretch as a WAV file, mono at 16 kHz."""
-    samples = sound.stretch_of(recording, start, end, backend.settings.max_clip_s)
+    samples = _stretch(backend, recording, start, end)
     return Response(sound.wav(samples), media_type="audio/wav", headers=CACHED)
 
 
@@ -51,7 +52,7 @@ def peaks(
     points: Annotated[int, Query(ge=1, le=4_000)] = 400,
 ) -> PeaksOut:
     """The lowest and highest sample of each of `points` equal parts of a stretch, to draw its waveform."""
-    samples = sound.stretch_of(recording, start, end, backend.settings.max_clip_s)
+    samples = _stretch(backend, recording, start, end)
     stop = start + len(samples) / SAMPLE_RATE
     return PeaksOut(start=start, end=round(stop, 3), peaks=sound.peaks(samples, points))
 
@@ -66,5 +67,10 @@ def spectrogram(
     height: Annotated[int, Query(ge=16, le=1_000, description="pixels")] = 160,
 ) -> Response:
     """The log-mel spectrogram of a stretch as PNG, dark where it is loud."""
-    samples = sound.stretch_of(recording, start, end, backend.settings.max_clip_s)
+    samples = _stretch(backend, recording, start, end)
     return Response(sound.spectrogram(samples, width, height), media_type="image/png", headers=CACHED)
+
+
+def _stretch(backend: Backend, recording: RecordingInfo, start: float, end: float | None) -> Samples:
+    """Raises BadStretch, AudioGone, DecoderFailed, TooBusy."""
+    return sound.stretch_of(recording, start, end, backend.settings.max_clip_s, backend.decoders.read_between)

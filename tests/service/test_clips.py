@@ -8,7 +8,8 @@ import pytest
 
 from model import audio
 from service.clips import read_clip
-from service.errors import BadStretch
+from service.errors import BadStretch, QueryTooLong
+from tests.service import hostile
 from tests.service.sounds import encode
 
 
@@ -36,3 +37,12 @@ def test_a_stretch_after_the_end_is_refused_by_name(long: bytes) -> None:
     with pytest.raises(BadStretch) as refused:
         read_clip(long, 60.0, 601.0)
     assert refused.value.field == "start"
+
+
+def test_a_block_of_many_hours_is_not_resampled_at_once() -> None:
+    tracemalloc.start()
+    with pytest.raises(QueryTooLong):
+        read_clip(hostile.swelling_flac(), 60.0)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20e6  # 55 bytes, which would be 4 GB
