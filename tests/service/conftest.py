@@ -77,11 +77,18 @@ def query(query_path: Path) -> np.ndarray:
     return audio.read(query_path)
 
 
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
+    """A service, and where it listens."""
+    with listening(create_app(settings)) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
 @pytest.fixture(scope="session")
 def base_url(settings: Settings) -> Iterator[str]:
     """Where the service with the demo archive listens."""
-    with listening(create_app(settings)) as port:
-        yield f"http://127.0.0.1:{port}"
+    with serving(settings) as url:
+        yield url
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -38,8 +38,16 @@ def browser(query: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture
-def page(browser: Browser, base_url: str, tmp_path: Path) -> Iterator[Page]:
+def page(browser: Browser, base_url: str) -> Iterator[Page]:
     """The page, loaded; at the end nothing has gone wrong in it, and nothing was asked of anybody else."""
+    with opened(browser, base_url) as page:
+        page.wait_for_selector("#archive option", state="attached")
+        yield page
+
+
+@contextmanager
+def opened(browser: Browser, base_url: str, view: str = "") -> Iterator[Page]:
+    """The page of a service, watched."""
     context = browser.new_context(viewport={"width": 1_000, "height": 900}, accept_downloads=True)
     page = context.new_page()
     wrong: list[str] = []
@@ -49,8 +57,7 @@ def page(browser: Browser, base_url: str, tmp_path: Path) -> Iterator[Page]:
         "request",
         lambda request: wrong.append(request.url) if not request.url.startswith((base_url, "blob:", "data:")) else None,
     )
-    page.goto(base_url)
-    page.wait_for_selector("#archive option", state="attached")
+    page.goto(base_url + view)
     yield page
     context.close()
     assert wrong == []
