@@ -5,144 +5,27 @@ Needs the extra `client`. Answers are the models that the service itself answers
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 
+from service.calls import Call, Calls, Sent, ServiceError, ServiceUnreachable, Source, Stretch, read
 from service.exports.formats import Format
-from service.schemas import (
-    ArchiveOut,
-    ArchivesOut,
-    BatchOut,
-    HitOut,
-    RecordingOut,
-    RecordingsOut,
-    SearchOut,
-)
+from service.jobs.schemas import JobOut
+from service.schemas import ArchiveOut, BatchOut, HitOut, RecordingOut, SearchOut
+from service.watches.schemas import WatchHitOut, WatchMadeOut, WatchOut
+
+__all__ = ["AsyncClient", "Client", "ServiceError", "ServiceUnreachable"]
 
 TIMEOUT_S = 60.0
-PAGE = 500  # recordings at a time
+POLL_S = 0.5  # between two looks at a job
 
 T = TypeVar("T")
-Source = str | Path | bytes
-Stretch = tuple[int, float, float]  # a recording's id, and where in it the term begins and ends, in seconds
-
-
-class ServiceError(Exception):
-    """The service refused: `code` is stable, `field` names what is to blame where something is.
-
-    ServiceError
-    └── ServiceUnreachable   it does not answer at all
-    """
-
-    def __init__(self, message: str, code: str, status: int | None = None, field: str | None = None) -> None:
-        super().__init__(message)
-        self.code, self.status, self.field = code, status, field
-
-
-class ServiceUnreachable(ServiceError):
-    """There was no answer, or not in time."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, "service_unreachable")
-
-
-@dataclass(frozen=True)
-class _Call(Generic[T]):
-    """A request, and how its answer is read."""
-
-    method: str
-    path: str
-    read: Callable[[httpx.Response], T]
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-class _Calls:
-    """Every request of the interface, for both clients."""
-
-    def archives(self) -> _Call[list[ArchiveOut]]:
-        return _Call("GET", "/v1/archives", lambda r: ArchivesOut.model_validate_json(r.content).archives)
-
-    def recordings(self, archive: str, contains: str | None, offset: int) -> _Call[RecordingsOut]:
-        query = {"archive": archive, "limit": PAGE, "offset": offset} | ({"contains": contains} if contains else {})
-        return _Call("GET", "/v1/recordings", lambda r: RecordingsOut.model_validate_json(r.content), {"params": query})
-
-    def recording(self, recording: int) -> _Call[RecordingOut]:
-        return _Call("GET", f"/v1/recordings/{recording}", lambda r: RecordingOut.model_validate_json(r.content))
-
-    def delete_recording(self, recording: int) -> _Call[None]:
-        return _Call("DELETE", f"/v1/recordings/{recording}", lambda r: None)
-
-    def clip(self, recording: int, start: float, end: float) -> _Call[bytes]:
-        query = {"params": {"start": start, "end": end}}
-        return _Call("GET", f"/v1/recordings/{recording}/clip", lambda r: r.content, query)
-
-    def search(
-        self,
-        examples: Source | Stretch | Sequence[Source],
-        archive: str,
-        *,
-        start: float | None = None,
-        end: float | None = None,
-        right: Sequence[HitOut] = (),
-        wrong: Sequence[HitOut] = (),
-        **wanted: Any,
-    ) -> _Call[SearchOut]:
-        form = _form(archive, wanted)
-        files = None
-        if isinstance(examples, tuple):
-            form |= dict(zip(("recording", "start", "end"), examples, strict=True))
-        else:
-            files = _files([examples] if isinstance(examples, str | Path | bytes) else examples)
-            form |= {name: value for name, value in (("start", start), ("end", end)) if value is not None}
-        path = "/v1/search"
-        if right or wrong:
-            path = "/v1/search/refine"
-            form |= {"right": json.dumps(_marks(right)), "wrong": json.dumps(_marks(wrong))}
-        options = {"data": form} if files is None else {"data": form, "files": files}
-        return _Call("POST", path, lambda r: SearchOut.model_validate_json(r.content), options)
-
-    def batch(self, clips: Sequence[Source], archive: str, **wanted: Any) -> _Call[BatchOut]:
-        options = {"data": _form(archive, wanted), "files": _files(clips)}
-        return _Call("POST", "/v1/search/batch", lambda r: BatchOut.model_validate_json(r.content), options)
-
-    def export(self, hits: Sequence[HitOut], kind: Format | str, label: str) -> _Call[bytes]:
-        body = {"label": label, "hits": [hit.model_dump(mode="json") for hit in hits]}
-        return _Call("POST", f"/v1/exports/{Format(kind)}", lambda r: r.content, {"json": body})
-
-
-def _form(archive: str, wanted: dict[str, Any]) -> dict[str, Any]:
-    unknown = wanted.keys() - {"limit", "min_score", "exact", "rescore"}
-    if unknown:
-        raise TypeError(f"a search has no option {', '.join(sorted(unknown))}")
-    return {"archive": archive} | wanted
-
-
-def _files(clips: Sequence[Source]) -> list[tuple[str, tuple[str, bytes]]]:
-    """Raises OSError where a file cannot be read."""
-    return [
-        ("file", ("clip", clip) if isinstance(clip, bytes) else (Path(clip).name, Path(clip).read_bytes()))
-        for clip in clips
-    ]
-
-
-def _marks(hits: Sequence[HitOut]) -> list[dict[str, float]]:
-    return [{"recording": hit.recording.id, "start": hit.start, "end": hit.end} for hit in hits]
-
-
-def _read(call: _Call[T], response: httpx.Response) -> T:
-    if response.is_success:
-        return call.read(response)
-    try:
-        error = response.json()["error"]
-        raise ServiceError(error["message"], error["code"], response.status_code, error.get("field"))
-    except (ValueError, KeyError, TypeError):
-        raise ServiceError(f"the answer was {response.status_code}", "unknown", response.status_code) from None
 
 
 def _headers(key: str | None) -> dict[str, str]:
@@ -159,23 +42,27 @@ class Client:
         self, url: str = "http://127.0.0.1:8000", key: str | None = None, timeout_s: float = TIMEOUT_S
     ) -> None:
         self._http = httpx.Client(base_url=url, headers=_headers(key), timeout=timeout_s)
-        self._calls = _Calls()
+        self._calls = Calls()
 
-    def _do(self, call: _Call[T]) -> T:
+    def _do(self, call: Call[T]) -> T:
         try:
-            return _read(call, self._http.request(call.method, call.path, **call.options))
+            return read(call, self._http.request(call.method, call.path, **call.options))
         except httpx.TransportError as error:
             raise ServiceUnreachable(str(error)) from error
+        finally:
+            call.close()
 
     def archives(self) -> list[ArchiveOut]:
         """All archives."""
         return self._do(self._calls.archives())
 
-    def recordings(self, archive: str, contains: str | None = None) -> Iterator[RecordingOut]:
-        """Recordings of an archive by name, fetched page by page."""
+    def recordings(
+        self, archive: str, contains: str | None = None, where: Mapping[str, Any] | None = None
+    ) -> Iterator[RecordingOut]:
+        """Recordings of an archive by name, fetched page by page; `where` is what their metadata contain."""
         offset: int | None = 0
         while offset is not None:
-            page = self._do(self._calls.recordings(archive, contains, offset))
+            page = self._do(self._calls.recordings(archive, contains, where, offset))
             yield from page.recordings
             offset = page.next_offset
 
@@ -187,6 +74,81 @@ class Client:
         """Delete a recording from the index."""
         self._do(self._calls.delete_recording(recording))
 
+    def create_archive(self, name: str) -> ArchiveOut:
+        """Make an empty archive."""
+        return self._do(self._calls.create_archive(name))
+
+    def delete_archive(self, name: str) -> None:
+        """Delete an archive with all that was made of its recordings."""
+        self._do(self._calls.delete_archive(name))
+
+    def describe(self, recording: int, **said: Any) -> RecordingOut:
+        """Change what is said of a recording: `metadata` (a dictionary), `external_id` (None takes it away)."""
+        return self._do(self._calls.describe(recording, said))
+
+    def upload(
+        self,
+        recordings: Sequence[str | Path],
+        archive: str = "default",
+        *,
+        about: Sequence[Mapping[str, Any]] = (),
+        replace: bool = False,
+        sent: Sent | None = None,
+    ) -> JobOut:
+        """Send recordings into an archive; the job that indexes them.
+
+        `about` says of each in turn `name`, `metadata` and `external_id`. `sent` is told how many bytes have been sent,
+        and how many there are.
+        """
+        return self._do(self._calls.upload(recordings, archive, about, replace, sent))
+
+    def index_folder(self, folder: str, archive: str = "default") -> JobOut:
+        """Index a folder of the server, below one of its roots; the job that does."""
+        return self._do(self._calls.index_folder(folder, archive))
+
+    def job(self, job: int) -> JobOut:
+        """A job as it is now."""
+        return self._do(self._calls.job(job))
+
+    def jobs(self, archive: str | None = None) -> list[JobOut]:
+        """The latest jobs first."""
+        return self._do(self._calls.jobs(archive))
+
+    def wait(self, job: JobOut | int, progress: Callable[[JobOut], None] | None = None) -> JobOut:
+        """A job when nothing more will be done for it; `progress` is told of it every half second until then."""
+        now = self.job(job if isinstance(job, int) else job.id)
+        while now.finished_at is None:
+            if progress is not None:
+                progress(now)
+            time.sleep(POLL_S)
+            now = self.job(now.id)
+        return now
+
+    def cancel(self, job: int) -> JobOut:
+        """Give a job up; what it has indexed stays."""
+        return self._do(self._calls.cancel(job))
+
+    def watch(
+        self, name: str, examples: Source | Stretch | Sequence[Source], archive: str = "default", **options: Any
+    ) -> WatchMadeOut:
+        """Search each recording that comes from now on, by clips or a stretch as in `search`.
+
+        Options: `min_score`, `webhook`, and `start` and `end` in seconds of a clip.
+        """
+        return self._do(self._calls.watch(name, examples, archive, options))
+
+    def watches(self, archive: str | None = None) -> list[WatchOut]:
+        """All watches."""
+        return self._do(self._calls.watches(archive))
+
+    def watch_hits(self, watch: int) -> list[WatchHitOut]:
+        """What a watch has found, the latest first, at most 1,000."""
+        return self._do(self._calls.watch_hits(watch))
+
+    def delete_watch(self, watch: int) -> None:
+        """Delete a watch with what it has found."""
+        self._do(self._calls.delete_watch(watch))
+
     def clip(self, recording: int, start: float, end: float) -> bytes:
         """Seconds [start, end) of a recording as a WAV file."""
         return self._do(self._calls.clip(recording, start, end))
@@ -196,8 +158,9 @@ class Client:
     ) -> SearchOut:
         """Search for a clip (a path, or the bytes of a file), for several of one term, or for a stretch of a recording.
 
-        Options: `limit`, `min_score`, `exact`, `rescore` ("deep"), `start` and `end` in seconds of a clip, and `right`
-        and `wrong`, hits of an earlier answer that somebody has judged.
+        Options: `limit`, `min_score`, `exact`, `where` (what the metadata of recordings contain), `rescore` ("deep"),
+        `start` and `end` in seconds of a clip, and `right` and `wrong`, hits of an earlier answer that somebody has
+        judged.
         """
         return self._do(self._calls.search(examples, archive, **options))
 
@@ -229,23 +192,27 @@ class AsyncClient:
         self, url: str = "http://127.0.0.1:8000", key: str | None = None, timeout_s: float = TIMEOUT_S
     ) -> None:
         self._http = httpx.AsyncClient(base_url=url, headers=_headers(key), timeout=timeout_s)
-        self._calls = _Calls()
+        self._calls = Calls()
 
-    async def _do(self, call: _Call[T]) -> T:
+    async def _do(self, call: Call[T]) -> T:
         try:
-            return _read(call, await self._http.request(call.method, call.path, **call.options))
+            return read(call, await self._http.request(call.method, call.path, **call.options))
         except httpx.TransportError as error:
             raise ServiceUnreachable(str(error)) from error
+        finally:
+            call.close()
 
     async def archives(self) -> list[ArchiveOut]:
         """All archives."""
         return await self._do(self._calls.archives())
 
-    async def recordings(self, archive: str, contains: str | None = None) -> AsyncIterator[RecordingOut]:
-        """Recordings of an archive by name, fetched page by page."""
+    async def recordings(
+        self, archive: str, contains: str | None = None, where: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[RecordingOut]:
+        """As `Client`."""
         offset: int | None = 0
         while offset is not None:
-            page = await self._do(self._calls.recordings(archive, contains, offset))
+            page = await self._do(self._calls.recordings(archive, contains, where, offset))
             for recording in page.recordings:
                 yield recording
             offset = page.next_offset
@@ -257,6 +224,74 @@ class AsyncClient:
     async def delete_recording(self, recording: int) -> None:
         """Delete a recording from the index."""
         await self._do(self._calls.delete_recording(recording))
+
+    async def create_archive(self, name: str) -> ArchiveOut:
+        """As `Client`."""
+        return await self._do(self._calls.create_archive(name))
+
+    async def delete_archive(self, name: str) -> None:
+        """As `Client`."""
+        await self._do(self._calls.delete_archive(name))
+
+    async def describe(self, recording: int, **said: Any) -> RecordingOut:
+        """As `Client`."""
+        return await self._do(self._calls.describe(recording, said))
+
+    async def upload(
+        self,
+        recordings: Sequence[str | Path],
+        archive: str = "default",
+        *,
+        about: Sequence[Mapping[str, Any]] = (),
+        replace: bool = False,
+        sent: Sent | None = None,
+    ) -> JobOut:
+        """As `Client`."""
+        return await self._do(self._calls.upload(recordings, archive, about, replace, sent))
+
+    async def index_folder(self, folder: str, archive: str = "default") -> JobOut:
+        """As `Client`."""
+        return await self._do(self._calls.index_folder(folder, archive))
+
+    async def job(self, job: int) -> JobOut:
+        """As `Client`."""
+        return await self._do(self._calls.job(job))
+
+    async def jobs(self, archive: str | None = None) -> list[JobOut]:
+        """As `Client`."""
+        return await self._do(self._calls.jobs(archive))
+
+    async def wait(self, job: JobOut | int, progress: Callable[[JobOut], None] | None = None) -> JobOut:
+        """As `Client`."""
+        now = await self.job(job if isinstance(job, int) else job.id)
+        while now.finished_at is None:
+            if progress is not None:
+                progress(now)
+            await asyncio.sleep(POLL_S)
+            now = await self.job(now.id)
+        return now
+
+    async def cancel(self, job: int) -> JobOut:
+        """As `Client`."""
+        return await self._do(self._calls.cancel(job))
+
+    async def watch(
+        self, name: str, examples: Source | Stretch | Sequence[Source], archive: str = "default", **options: Any
+    ) -> WatchMadeOut:
+        """As `Client`."""
+        return await self._do(self._calls.watch(name, examples, archive, options))
+
+    async def watches(self, archive: str | None = None) -> list[WatchOut]:
+        """As `Client`."""
+        return await self._do(self._calls.watches(archive))
+
+    async def watch_hits(self, watch: int) -> list[WatchHitOut]:
+        """As `Client`."""
+        return await self._do(self._calls.watch_hits(watch))
+
+    async def delete_watch(self, watch: int) -> None:
+        """As `Client`."""
+        await self._do(self._calls.delete_watch(watch))
 
     async def clip(self, recording: int, start: float, end: float) -> bytes:
         """Seconds [start, end) of a recording as a WAV file."""

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from service.client import AsyncClient, Client, ServiceError, ServiceUnreachable
-from tests.service.conftest import DEMO
+from service.settings import Settings
+from tests.service.conftest import DEMO, serving
 from tests.service.test_api import is_true, truth
 
 README = Path(__file__).parents[2] / "README.md"
@@ -72,6 +74,85 @@ def test_async_says_the_same(base_url: str, sayagain: Client, query_path: Path) 
             assert (await client.recording(hit.recording.id)).name == hit.recording.name
             with pytest.raises(ServiceError):
                 await client.delete_recording(10**9)
+
+    asyncio.run(ask())
+
+
+@pytest.fixture(scope="module")
+def own_url(tokenizer_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service in which there is nothing, but which may index the demo's folder."""
+    settings = Settings(
+        home=tmp_path_factory.mktemp("home"), database_url=None, tokenizer=tokenizer_path, threads=1,
+        roots=[DEMO / "archive"], webhook_private=True, _env_file=None,
+    )  # fmt: skip
+    with serving(settings) as url:
+        yield url
+
+
+def test_everything_that_writes(own_url: str, query_path: Path) -> None:
+    with Client(own_url) as sayagain:
+        assert sayagain.create_archive("a/b").recordings == 0
+        files = sorted((DEMO / "archive" / "skerry-radio").iterdir())
+        told: list[tuple[int, int]] = []
+        about = [{"name": "first.opus", "metadata": {"n": 1}, "external_id": "one"}]
+        job = sayagain.upload(files, "a/b", about=about, sent=lambda done, total: told.append((done, total)))
+        assert told[-1][0] == told[-1][1] == sum(path.stat().st_size for path in files)
+        assert [done for done, _ in told] == sorted({done for done, _ in told})
+        seen: list[str] = []
+        done = sayagain.wait(job, lambda now: seen.append(now.state))
+        assert (done.state, set(seen) <= {"queued", "running"}, bool(seen)) == ("done", True, True)
+        assert sayagain.job(job.id) == done
+        (first,) = sayagain.recordings("a/b", where={"n": 1})
+        assert (first.name, first.external_id) == ("first.opus", "one")
+        changed = sayagain.describe(first.id, metadata={"n": 2}, external_id=None)
+        assert (changed.metadata, changed.external_id) == ({"n": 2}, None)
+        hits = sayagain.search(query_path, "a/b", where={"n": 2}).hits
+        assert {hit.recording.name for hit in hits} == {"first.opus"}
+        watch = sayagain.watch("word", query_path, "a/b", min_score=0.01, webhook="http://127.0.0.1:9/")
+        assert (watch.secret or "").startswith("whsec_")
+        job = sayagain.wait(sayagain.index_folder("field-notes", "a/b"))
+        assert (job.state, job.report and job.report.indexed) == ("done", 6)
+        deadline = time.monotonic() + 60
+        while not sayagain.watch_hits(watch.id):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert [one.name for one in sayagain.watches("a/b")] == ["word"]
+        sayagain.delete_watch(watch.id)
+        with pytest.raises(ServiceError) as refused:
+            sayagain.cancel(job.id)
+        assert refused.value.code == "job_finished"
+        assert job.id in [one.id for one in sayagain.jobs("a/b")]
+        for one in sayagain.jobs():
+            sayagain.wait(one)
+        sayagain.delete_archive("a/b")
+        assert sayagain.archives() == []
+        with pytest.raises(TypeError, match="no option limit"):
+            sayagain.watch("word", query_path, limit=3)
+
+
+def test_async_writes_the_same(own_url: str, query_path: Path) -> None:
+    async def ask() -> None:
+        async with AsyncClient(own_url) as client:
+            path = DEMO / "archive" / "skerry-radio" / "01-monday.opus"
+            told: list[int] = []
+            job = await client.upload([path], "b", sent=lambda done, total: told.append(total - done))
+            assert told[-1] == 0
+            done = await client.wait(job)
+            assert (done.state, (await client.job(job.id)).state) == ("done", "done")
+            (one,) = [r async for r in client.recordings("b")]
+            assert (await client.describe(one.id, external_id="x")).external_id == "x"
+            watch = await client.watch("w", query_path, "b")
+            assert [w.id for w in await client.watches()] == [watch.id]
+            assert await client.watch_hits(watch.id) == []
+            await client.delete_watch(watch.id)
+            with pytest.raises(ServiceError):
+                await client.index_folder("/etc", "b")
+            with pytest.raises(ServiceError):
+                await client.cancel(job.id)
+            assert [j.id for j in await client.jobs("b")] == [job.id]
+            assert (await client.create_archive("c")).name == "c"
+            for name in ("b", "c"):
+                await client.delete_archive(name)
 
     asyncio.run(ask())
 
