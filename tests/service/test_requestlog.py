@@ -106,6 +106,7 @@ def line(caplog: pytest.LogCaptureFixture) -> dict:
 
 
 def get(port: int, path: str, **headers: str) -> tuple[int, str | None, bytes]:
+    before = len(handled)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", path, headers=headers)
@@ -114,9 +115,13 @@ def get(port: int, path: str, **headers: str) -> tuple[int, str | None, bytes]:
             body = answer.read()
         except http.client.IncompleteRead as part:
             body = part.partial
-        return answer.status, answer.headers[HEADER], body
     finally:
         connection.close()
+    deadline = time.monotonic() + 10
+    while len(handled) == before:  # a client has its answer a moment before the server tells of it
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return answer.status, answer.headers[HEADER], body
 
 
 def test_a_request_is_one_line_with_its_route_and_its_path_and_no_query(

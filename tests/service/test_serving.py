@@ -142,13 +142,13 @@ def test_only_what_is_asked_for_is_logged_and_ctrl_c_ends_it(serve: Serve) -> No
 def test_a_request_that_has_begun_is_answered_before_the_service_ends(
     serve: Serve, query_path: Path, workers: str
 ) -> None:
-    service = serve("--workers", workers)
-    clips = [("file", ("clip", query_path.read_bytes()))] * 100
+    service = serve("--workers", workers, SAYAGAIN_MAX_BATCH="150", SAYAGAIN_SHUTDOWN_S="200")
+    clips = [("file", ("clip", query_path.read_bytes()))] * 150
     wanted = {"archive": "demo", "exact": "true", "limit": "1000"}
     answers: list[tuple[httpx.Response, float]] = []
 
     def ask() -> None:
-        answer = httpx.post(service.url + "/v1/search/batch", files=clips, data=wanted, timeout=60)
+        answer = httpx.post(service.url + "/v1/search/batch", files=clips, data=wanted, timeout=200)
         answers.append((answer, time.monotonic()))
 
     asking = threading.Thread(target=ask)
@@ -160,7 +160,7 @@ def test_a_request_that_has_begun_is_answered_before_the_service_ends(
     ((answer, at),) = answers
     assert at > told_at + 0.2, "it was answered before the signal came"
     assert answer.status_code == 200
-    assert sum(len(one["answer"]["hits"]) > 0 for one in answer.json()["answers"]) == 100
+    assert sum(len(one["answer"]["hits"]) > 0 for one in answer.json()["answers"]) == 150
     assert service.process.wait(30) == 0
     (asked,) = [line for line in service.lines() if line.get("route") == "/v1/search/batch"]
     assert asked["status"] == 200
