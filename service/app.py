@@ -67,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     rooms = (search, refine, batch, archives, recordings, sounds, exports, jobs, watches)
     gated = [module.router for module in rooms] + [metrics_route.router] * (not settings.metrics_open)
     for router in gated:
-        app.include_router(router, dependencies=[READ], responses=errors(401, 403, 408, 413, 429))
+        app.include_router(router, dependencies=[READ], responses=errors(400, 401, 403, 408, 413, 429))
     for router in [health.router, page.router] + [metrics_route.router] * settings.metrics_open:
         app.include_router(router)
     app.mount("/page", page.files)
