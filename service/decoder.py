@@ -18,6 +18,7 @@ import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,9 +49,8 @@ class Channel:
 
     def send(self, message: bytes, until: float | None = None) -> None:
         """All of a message."""
-        for part in (_LENGTH.pack(len(message)), message):
-            self._wait(until)
-            self._socket.sendall(part)
+        self._wait(until)
+        self._socket.sendall(_LENGTH.pack(len(message)) + message)  # at once: the other end wakes up but once
 
     def receive(self, most_bytes: int, until: float | None = None) -> bytearray:
         """The next message. Raises ValueError where it is longer than `most_bytes`."""
@@ -146,11 +146,26 @@ def _answer(channel: Channel, task: Task) -> None:
         else:
             traceback.print_exc()
             said = {"error": DecoderFailed.__name__, "message": "the clip broke its decoder", "field": None}
-        channel.send(json.dumps(said).encode())
+        channel.send(packed(said))
         return
-    lengths = [len(part) for part in sound.parts]
-    channel.send(json.dumps({"lengths": lengths, "numbers": sound.numbers}).encode())
-    channel.send(np.concatenate(sound.parts).astype("<f4", copy=False).tobytes())
+    said = {"lengths": [len(part) for part in sound.parts], "numbers": sound.numbers}
+    channel.send(packed(said, np.concatenate(sound.parts).astype("<f4", copy=False).tobytes()))
+
+
+def packed(said: dict[str, Any], samples: bytes = b"") -> bytes:
+    """An answer as one message."""
+    head = json.dumps(said).encode()
+    return _LENGTH.pack(len(head)) + head + samples
+
+
+def unpacked(message: bytearray) -> tuple[dict[str, Any], Samples]:
+    """What was packed, or ValueError."""
+    (length,) = _LENGTH.unpack_from(message)
+    begins = _LENGTH.size + length
+    said = json.loads(message[_LENGTH.size : begins])
+    if not isinstance(said, dict):
+        raise ValueError("not an answer")
+    return said, np.frombuffer(memoryview(message)[begins:], "<f4")
 
 
 def _follow(descriptor: int) -> None:

@@ -25,14 +25,13 @@ import numpy as np
 
 from model.audio import AudioError, Samples
 from service.clips import Clip
-from service.decoder import KNOWN, OUT_OF_MEMORY, READY, Channel, ReadBetween, ReadClip, Sound, Task
+from service.decoder import KNOWN, OUT_OF_MEMORY, READY, Channel, ReadBetween, ReadClip, Sound, Task, unpacked
 from service.errors import DecoderFailed, SayagainError, TooBusy
 
 START_S = 60.0  # in which a process has to be ready, however busy the machine is
 END_S = 5.0  # in which one that has hung up has to be gone
 NO_MEMORY = "out of memory"
 TASKS = 1_000  # of one process: whatever decoders leak does not add up for ever
-HEADER_BYTES = 1 << 16
 # What a process gets of the service's environment, which has secrets: a decoder that was taken over finds none.
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX")
@@ -153,7 +152,7 @@ class Decoders:
         """One in the place of one that failed, so that the next clip need not wait for it."""
         try:
             return self._start()
-        except (DecodersFailed, OSError):
+        except DecodersFailed:
             return None
 
     def _end(self, decoder: _Decoder) -> None:
@@ -166,13 +165,14 @@ class _Decoder:
     """One process. One thread at a time asks it."""
 
     def __init__(self, memory_mb: float) -> None:
+        """Raises DecodersFailed."""
         self._memory_mb = memory_mb
         self._tasks = 0
         self.is_ready = False
         ours, theirs = socket.socketpair()
-        with theirs:
-            path = json.dumps([entry or os.getcwd() for entry in sys.path])
-            kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        path = json.dumps([entry or os.getcwd() for entry in sys.path])
+        kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        try:
             self.process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-c", _START, str(theirs.fileno()), str(memory_mb), path],
                 pass_fds=[theirs.fileno()],
@@ -181,6 +181,11 @@ class _Decoder:
                 env=kept | dict.fromkeys(THREADS, "1"),
                 start_new_session=True,  # an interrupt at the terminal is the service's
             )
+        except OSError as error:
+            ours.close()
+            raise DecodersFailed(f"a decoder process cannot be started: {error.strerror or error}") from error
+        finally:
+            theirs.close()
         self._channel = Channel(ours)
 
     def is_good(self) -> bool:
@@ -194,12 +199,11 @@ class _Decoder:
         until = time.monotonic() + timeout_s
         try:
             self._channel.send(pickle.dumps(task, pickle.HIGHEST_PROTOCOL), until)
-            said = json.loads(self._channel.receive(HEADER_BYTES, until))
+            said, samples = unpacked(self._channel.receive(int(self._memory_mb * 1e6), until))
             if "error" in said:
                 return _error(said)
             lengths = said["lengths"]
-            samples = np.frombuffer(self._channel.receive(int(self._memory_mb * 1e6), until), np.float32)
-            if sum(lengths) != len(samples):
+            if min(lengths) < 0 or sum(lengths) != len(samples):
                 raise ValueError("not as many samples as it says")
             parts = np.split(samples, np.cumsum(lengths)[:-1])
             return Sound(parts, dict(said["numbers"]))

@@ -1,6 +1,5 @@
 """Decoder processes: what they read, and what becomes of those that are made to hang, swell or die."""
 
-import json
 import os
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from model.audio import AudioMissing
 from service import decoding
 from service.app import create_app
 from service.clips import Clip, read_clip
-from service.decoder import FILES
+from service.decoder import FILES, packed
 from service.decoding import Decoders, DecodersFailed
 from service.errors import DecoderFailed, QueryTooLong, TooBusy
 from service.settings import Settings
@@ -348,42 +347,45 @@ from service.decoder import READY, Channel
 channel = Channel(socket.socket(fileno=int(sys.argv[1])))
 channel.send(READY)
 channel.receive(1 << 62)
-for message in {said!r}:
-    channel.send(message)
+channel.send(open({path!r}, "rb").read())
 channel.receive(1 << 62)
 """
-SAMPLES = np.zeros(10, np.float32).tobytes()
+TEN = np.zeros(10, np.float32).tobytes()
+NUMBERS = {"start_s": 0, "duration_s": 1}
 
 
 @pytest.mark.parametrize(
     "said",
     [
-        [b"[]"],
-        [b"\xff"],
-        [b"{}"],
-        [b" " * 70_000],
-        [json.dumps({"error": "SystemExit", "message": "", "field": None}).encode()],
-        [json.dumps({"lengths": [3, 3, 3], "numbers": {"start_s": 0, "duration_s": 1}}).encode(), SAMPLES],
-        [json.dumps({"lengths": [10], "numbers": {"start_s": 0, "duration_s": 1}}).encode(), SAMPLES],
-        [json.dumps({"lengths": [4, 3, 3], "numbers": {}}).encode(), SAMPLES],
-        [json.dumps({"lengths": [4, 3, 3], "numbers": {"start_s": 0, "duration_s": 1}}).encode(), SAMPLES[:-1]],
-        [json.dumps({"lengths": "abc", "numbers": 1}).encode(), SAMPLES],
+        b"",
+        b"\xff" * 100,
+        packed({}),
+        packed([]),  # type: ignore[arg-type]
+        packed({"error": "SystemExit", "message": "", "field": None}),
+        packed({"lengths": [3, 3, 3], "numbers": NUMBERS}, TEN),
+        packed({"lengths": [10], "numbers": NUMBERS}, TEN),
+        packed({"lengths": [4, 3, 3], "numbers": {}}, TEN),
+        packed({"lengths": [4, 3, 3], "numbers": NUMBERS}, TEN[:-1]),
+        packed({"lengths": [-4, 10, 4], "numbers": NUMBERS}, TEN),
+        packed({"lengths": "abc", "numbers": 1}, TEN),
+        packed({"lengths": [100_000, 100_000, 100_000], "numbers": NUMBERS}, bytes(1_200_000)),
     ],
 )
-def test_what_a_decoder_says_is_not_believed(monkeypatch: pytest.MonkeyPatch, said: list[bytes]) -> None:
+def test_what_a_decoder_says_is_not_believed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: bytes) -> None:
     with monkeypatch.context() as patch:
         start = "import sys, json; sys.path[:] = json.loads(sys.argv[3])\n"
-        patch.setattr(decoding, "_START", start + LIAR.format(said=said))
-        decoders = Decoders(1)
-        with closing(decoders), pytest.raises(DecoderFailed):
+        (tmp_path / "said").write_bytes(said)
+        patch.setattr(decoding, "_START", start + LIAR.format(path=str(tmp_path / "said")))
+        with closing(Decoders(1, memory_mb=1.0)) as decoders, pytest.raises(DecoderFailed):
             decoders.read_clip(QUERY, 60.0)
 
 
-def test_decoders_that_do_not_start_are_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_START", "raise SystemExit(9)")
+@pytest.mark.parametrize(("start", "why"), [("raise SystemExit(9)", "exit status 9"), ("#" * 3_000_000, "too long")])
+def test_decoders_that_do_not_start_are_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch, start: str, why: str) -> None:
+    monkeypatch.setattr(decoding, "_START", start)
     with closing(Decoders(1)) as decoders:
         for _ in range(2):
-            with pytest.raises(DecodersFailed, match="exit status 9"):
+            with pytest.raises(DecodersFailed, match=why):
                 decoders.read_clip(QUERY, 60.0)
 
 
