@@ -30,6 +30,7 @@ from service.errors import BadStretch, DecoderFailed, QueryTooLong, SayagainErro
 READY = b"ready"
 OUT_OF_MEMORY = 71  # exit status
 FILES = 32  # that may be open
+SAMPLES_AT = 16  # bytes: in a message they begin at a multiple of it, where arrays are read fastest
 KNOWN: dict[str, type[AudioError | SayagainError]] = {
     known.__name__: known
     for known in (AudioMissing, AudioEmpty, AudioUndecodable, QueryTooLong, BadStretch, DecoderFailed)
@@ -155,6 +156,7 @@ def _answer(channel: Channel, task: Task) -> None:
 def packed(said: dict[str, Any], samples: bytes = b"") -> bytes:
     """An answer as one message."""
     head = json.dumps(said).encode()
+    head += b" " * (-(_LENGTH.size + len(head)) % SAMPLES_AT)
     return _LENGTH.pack(len(head)) + head + samples
 
 

@@ -35,6 +35,8 @@ TASKS = 1_000  # of one process: whatever decoders leak does not add up for ever
 # What a process gets of the service's environment, which has secrets: a decoder that was taken over finds none.
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX")
+# Bytes that a process keeps between two clips: to get the pages of a short one anew takes a sixth of its time.
+MALLOC = {"MALLOC_TOP_PAD_": 8 << 20, "MALLOC_MMAP_THRESHOLD_": 32 << 20, "MALLOC_TRIM_THRESHOLD_": 64 << 20}
 # Spawned, never forked, and without the caller's main module, like the indexer's workers.
 _START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[3]); from service.decoder import main;"
@@ -178,7 +180,7 @@ class _Decoder:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env=kept | dict.fromkeys(THREADS, "1"),
+                env=kept | dict.fromkeys(THREADS, "1") | {name: str(size) for name, size in MALLOC.items()},
                 start_new_session=True,  # an interrupt at the terminal is the service's
             )
         except OSError as error:
