@@ -28,7 +28,7 @@ SYSTEM_USERS = ("postgres", "nobody")  # the server refuses to be root: first of
 OPTIONS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
-    "max_connections": "60",
+    "max_connections": "200",
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_wal_size": "256MB",

@@ -1,6 +1,6 @@
 """A client of the HTTP interface, with and without async: `Client(url).search("clip.wav", "radio").hits`.
 
-Needs the extra `client`. Answers are the models that the service itself answers with.
+Answers are the models that the service itself answers with.
 """
 
 from __future__ import annotations

@@ -384,10 +384,12 @@ def test_the_openapi_names_every_operation(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     ids = [operation["operationId"] for path in paths.values() for operation in path.values()]
     assert sorted(ids) == [
-        "create_archive", "delete_archive", "delete_recording", "delete_recording_by_name", "export_hits", "health",
-        "list_archives",
-        "list_recordings", "readiness", "recording_audio", "recording_clip", "recording_peaks", "recording_spectrogram",
-        "refine", "search", "search_batch", "show_archive", "show_recording",
+        "cancel_job", "create_archive", "create_watch", "delete_archive", "delete_recording",
+        "delete_recording_by_name", "delete_watch", "describe_recording", "export_hits", "health", "index_folder",
+        "list_archives", "list_jobs", "list_recordings", "list_watch_deliveries", "list_watch_hits", "list_watches",
+        "metrics", "readiness", "recording_audio", "recording_clip", "recording_peaks", "recording_spectrogram",
+        "refine", "search", "search_batch", "show_archive", "show_job", "show_recording", "show_watch",
+        "upload_recordings",
     ]  # fmt: skip
 
 

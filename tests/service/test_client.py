@@ -175,18 +175,16 @@ def test_errors_have_the_codes_of_the_service(sayagain: Client, query_path: Path
     assert silent.value.code == "service_unreachable"
 
 
-def recipe(language: str, base_url: str) -> str:
-    """The README's first recipe of a language, for this service and the demo archive."""
+def recipe(language: str, url: str, number: int = 0) -> str:
+    """A recipe of a language in the README, for this service."""
     recipes = README.read_text(encoding="utf-8").split("## From programs")[1]
-    block = re.search(rf"```{language}\n(.*?)```", recipes, re.S)
-    assert block is not None
-    return block[1].replace("http://127.0.0.1:8000", base_url).replace("radio", "demo")
+    return re.findall(rf"```{language}\n(.*?)```", recipes, re.S)[number].replace("http://127.0.0.1:8000", url)
 
 
 @pytest.mark.parametrize("language", ["", "python", "javascript"])
 def test_recipes_of_the_readme(language: str, base_url: str, query_path: Path, tmp_path: Path) -> None:
     shutil.copy(query_path, tmp_path / "clip.wav")
-    code = recipe(language, base_url)
+    code = recipe(language, base_url).replace("radio", "demo")
     if language == "python":
         (tmp_path / "recipe.py").write_text(code)
         words = [sys.executable, "recipe.py"]
@@ -205,3 +203,19 @@ def test_recipes_of_the_readme(language: str, base_url: str, query_path: Path, t
     assert done.returncode == 0, done.stderr
     names = {name for name, _, _ in truth(TERM)}
     assert sum(name in done.stdout for name in names) >= 4
+
+
+def test_the_recipe_that_writes(own_url: str, query_path: Path, tmp_path: Path) -> None:
+    shutil.copy(query_path, tmp_path / "clip.wav")
+    shutil.copy(DEMO / "archive" / "skerry-radio" / "01-monday.opus", tmp_path / "monday.wav")
+    imported = next(line for line in recipe("python", own_url).splitlines() if line.startswith("from"))
+    (tmp_path / "recipe.py").write_text(f"{imported}\n{recipe('python', own_url, 1)}")
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(DEMO.parents[1])}
+    words = [sys.executable, "recipe.py"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "indexed=1" in done.stdout
+    assert "name='monday.wav'" in done.stdout
+    with Client(own_url) as sayagain:
+        assert [watch.name for watch in sayagain.watches("radio")] == ["storm"]
+        sayagain.delete_archive("radio")
