@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access import READ
 from service.deps import Backend
-from service.faults import KNOWN_ERRORS, answer_to, error_response
+from service.faults import KNOWN_ERRORS, answer_to, error_response, is_full
 from service.gate import Gate
 from service.jobs.runner import Runner
 from service.metrics import Metrics
@@ -121,5 +121,8 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    cause = error.__cause__
+    if cause is not None and is_full(cause):  # while the body was written down: FastAPI calls that a bad body
+        return answer_to(cause)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
     return error_response(error.status_code, code, str(error.detail))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 
@@ -11,17 +12,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from indexer import database, store
 from model.audio import AudioError
 from model.tokenizer import TokenizerError
-from service.errors import STATUS, SayagainError, TooManyRequests, code_of, message_of
+from service.errors import STATUS, SayagainError, StorageFull, TooManyRequests, code_of, message_of
 from service.schemas import ErrorBody, ErrorOut
 
 KNOWN_ERRORS = (SayagainError, AudioError, TokenizerError, store.StoreError, database.DatabaseError, SQLAlchemyError)
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 log = logging.getLogger("sayagain")
 
 
 def answer_to(error: BaseException) -> JSONResponse:
     """The answer to a request that has met this error; a fault of ours is logged with its trace, and not told."""
-    error = database.translate(error)
+    error = StorageFull("there is no room for what was sent") if is_full(error) else database.translate(error)
     code = code_of(error)
     status = STATUS.get(code, 500)
     if status == 500:
@@ -33,6 +36,11 @@ def answer_to(error: BaseException) -> JSONResponse:
     if status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the disk has no room, or may not be given more."""
+    return isinstance(error, OSError) and error.errno in FULL
 
 
 def error_response(status: int, code: str, message: str, field: str | None = None) -> JSONResponse:

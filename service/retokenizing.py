@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -100,6 +101,18 @@ def refit(
     `tokenizer` is the one that it was made with. Raises like `retokenize`.
     """
     return retokenize(engine, name, tokenizer, anew=True, workers=workers, device=device, progress=progress)
+
+
+def give_up(connection: Connection, name: str) -> None:
+    """Delete what was made of an archive that is not to be made anew after all. Raises ArchiveBusy."""
+    with contextlib.suppress(store.ArchiveNotFound):
+        store.delete_archive(connection, spare_name(name))
+
+
+def without_spares(archives: Sequence[store.ArchiveInfo]) -> list[store.ArchiveInfo]:
+    """Archives, but for what is being made of others."""
+    spares = {spare_name(archive.name) for archive in archives}
+    return [archive for archive in archives if archive.name not in spares]
 
 
 def spare_name(name: str) -> str:

@@ -45,6 +45,8 @@ def do(job: JobInfo, connection: Connection, backend: Backend, stop: threading.E
     except _Cancelled:
         with connection.begin():
             queue.finish(connection, job.id, "cancelled")
+            if job.kind == "refit":
+                retokenizing.give_up(connection, job.archive)
     except _Stopped:
         with connection.begin():
             queue.put_off(connection, job.id, 0.0, counts=False)
@@ -65,7 +67,7 @@ def do(job: JobInfo, connection: Connection, backend: Backend, stop: threading.E
         with connection.begin():
             _finish(connection, job, report)
             if report.outgrown and job.kind != "refit" and report.archive_s <= backend.settings.refit_hours * 3_600.0:
-                queue.add(connection, job.archive_id, "refit", {})
+                queue.add_once(connection, job.archive_id, "refit")
     _clear_away(job, connection, backend)
 
 

@@ -20,6 +20,8 @@ from service.errors import JobFinished, JobNotFound
 Kind = Literal["index_folder", "index_upload", "refit"]
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
+KEPT_DAYS = 90  # that jobs are listed after they are over
+MOST_OPEN = 1_000  # jobs of one archive that are looked through
 ATTEMPTS = 3  # runners that a job may lose before it is given up
 _LOCK = 7_295_318  # first half of the key of a job's lock; its id is the other
 
@@ -62,6 +64,20 @@ def add(connection: Connection, archive_id: int, kind: Kind, parameters: dict[st
     """).bindparams(bindparam("parameters", type_=JSONB))
     values = {"archive_id": archive_id, "kind": kind, "parameters": parameters}
     return int(connection.execute(statement, values).scalar_one())
+
+
+def add_once(connection: Connection, archive_id: int, kind: Kind) -> None:
+    """Ask for a job without parameters, if none of its kind is open for the archive."""
+    waiting = list_jobs(connection, archive_id, ("queued", "running"), MOST_OPEN)
+    if not any(job.kind == kind for job in waiting):
+        add(connection, archive_id, kind, {})
+
+
+def forget(connection: Connection) -> None:
+    """Delete jobs that have been over for long."""
+    connection.execute(
+        text("DELETE FROM job WHERE finished_at < now() - make_interval(days => :days)"), {"days": KEPT_DAYS}
+    )
 
 
 def get(connection: Connection, job_id: int) -> JobInfo:

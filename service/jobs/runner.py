@@ -72,6 +72,7 @@ class Runner:
             self._swept_at = time.monotonic()
             with connection.begin():
                 uploads.sweep(self._backend.settings.home_path, connection)
+                queue.forget(connection)
         job = queue.take(connection)
         if job is None:
             return False

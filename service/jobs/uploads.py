@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import time
@@ -20,6 +19,7 @@ from indexer.discover import AUDIO_SUFFIXES, NAME_BYTES
 from service import archives
 from service.deps import Backend
 from service.errors import BadRequest, RecordingNameTaken, StorageFull
+from service.faults import is_full
 from service.jobs import queue
 from service.jobs.queue import JobInfo
 
@@ -119,7 +119,7 @@ def keep(home: Path, name: str, source: BinaryIO) -> Path:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if is_full(error):
             raise StorageFull("there is no room for the recording in the data folder", "file") from error
         raise StorageFull(f"the recording cannot be kept: {error.strerror or error}", "file") from error
     return path

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path
 from sqlalchemy import Connection
 
 from indexer import intake, store
+from service import retokenizing
 from service.access import ADMIN, WRITE
 from service.deps import BackendDep
 from service.jobs import uploads
@@ -24,7 +25,8 @@ NamePath = Annotated[str, Path(description="of an archive; a slash in it is writ
 def list_archives(backend: BackendDep) -> ArchivesOut:
     """All archives with what is in force in each."""
     with backend.connect() as connection:
-        return ArchivesOut(archives=[archive_out(archive) for archive in store.list_archives(connection)])
+        listed = retokenizing.without_spares(store.list_archives(connection))
+    return ArchivesOut(archives=[archive_out(archive) for archive in listed])
 
 
 @router.post(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from sqlalchemy import Engine
 from indexer import fitting, pipeline, store
 from service.app import create_app
 from service.deps import Backend
+from service.jobs import queue
 from service.retokenizing import RetokenizeFailed, refit
 from service.settings import Settings
-from tests.conftest import ToneFile
+from tests.conftest import ToneFile, database_url
 from tests.service.conftest import DEMO, run_cli
 from tests.service.test_jobs import ended, listed, send
 from tests.service.test_watches import seen, until
@@ -51,10 +53,12 @@ def test_an_archive_that_grows_is_fitted_anew(own: TestClient, home: Path, query
     before = listed(own, "air")
 
     answers: list[Any] = []
+    shown: set[str] = set()
     over = threading.Event()
 
     def search() -> None:
         while not over.is_set():
+            shown.update(one["name"] for one in own.get("/v1/archives").json()["archives"])
             answers.append(own.post("/v1/search", files={"file": clip}, data={"archive": "air"}))
 
     searching = threading.Thread(target=search)
@@ -70,6 +74,7 @@ def test_an_archive_that_grows_is_fitted_anew(own: TestClient, home: Path, query
         over.set()
         searching.join()
     assert (made["state"], made["report"]["indexed"]) == ("done", len(NAMES))
+    assert shown == {"air"}  # what is being made is nobody's business
     archive = own.get("/v1/archives/air").json()
     assert (archive["codebook"], archive["recordings"]) == ("archive", len(NAMES))
     assert [one["name"] for one in own.get("/v1/archives").json()["archives"]] == ["air"]
@@ -158,3 +163,28 @@ def test_a_refit_that_is_not_wanted_is_not_asked_for(tmp_path: Path, tokenizer_p
         assert client.get("/v1/archives/air").json()["codebook"] == "tokenizer"
     done = run_cli(tmp_path, tokenizer_path, "index", STATION, "--archive", "air", "--json")
     assert json.loads(done.stdout)["codebook"]["outgrown"] is True
+
+
+def test_a_refit_that_is_given_up_leaves_nothing(
+    engine: Engine, tone_file: ToneFile, tokenizer_path: Path, tmp_path: Path
+) -> None:
+    for number in range(6):
+        folder = tone_file(f"{number}.wav", seconds=60, seed=number).parent
+    pipeline.index_archive(engine, [folder], "a", tokenizer_path, workers=1, codes=False)
+    settings = Settings(
+        home=tmp_path / "home", database_url=database_url(engine, str(engine.url.database)), tokenizer=tokenizer_path,
+        threads=1, index_workers=1, _env_file=None,
+    )  # fmt: skip
+    with engine.begin() as connection:
+        archive = store.get_archive(connection, "a")
+        for _ in range(2):
+            queue.add_once(connection, archive.id, "refit")
+    with TestClient(create_app(settings)) as client:
+        (job,) = client.get("/v1/jobs").json()["jobs"]
+        while client.get(f"/v1/jobs/{job['id']}").json()["progress"] is None:
+            time.sleep(0.02)
+        client.post(f"/v1/jobs/{job['id']}/cancel")
+        assert ended(client, job)["state"] == "cancelled"
+    with engine.connect() as connection:
+        assert [one.name for one in store.list_archives(connection)] == ["a"]
+        assert store.get_archive(connection, "a").codebook_id == archive.codebook_id
