@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -163,12 +163,14 @@ def _compare_content(file: FoundFile, old: Known, here: bool, result: Plan) -> N
         result.moved.append((old, file))
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's content in hex. Raises OSError."""
+def hash_file(path: Path, read: Callable[[], None] | None = None) -> str:
+    """SHA-256 of a file's content in hex; `read` is told of each part. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_HASH_BLOCK):
             digest.update(block)
+            if read is not None:
+                read()
     return digest.hexdigest()
 
 

@@ -13,13 +13,21 @@ from indexer.intake import NewSegment
 from model.codebook import Codebook
 from model.tokenizer import Device
 
+STALLED = 75  # exit status of a worker whose file gave nothing for too long
+
 
 @dataclass(frozen=True)
 class Setup:
-    """The first message: which tokenizer."""
+    """The first message: which tokenizer, and how much a worker may take.
+
+    A file that gives no sound for `stall_s` seconds ends its worker; `memory_mb` are allowed beside what the worker
+    holds when it is ready, on a CPU.
+    """
 
     tokenizer_path: Path
     device: Device
+    stall_s: float = 120.0
+    memory_mb: float = 2_000.0
 
 
 @dataclass(frozen=True, eq=False)

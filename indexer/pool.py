@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 
 from indexer.discover import Failure
-from indexer.messages import Measure, Ready, Result, Setup, Task, UseCodebook
+from indexer.messages import STALLED, Measure, Ready, Result, Setup, Task, UseCodebook
 
 AHEAD = 2  # tasks given to a worker at a time, so that it need not wait for its results to be stored
 ATTEMPTS = 2  # deaths that a task may cause before it is given up
@@ -158,13 +159,16 @@ class Pool:
             start_new_session=True,  # an interrupt at the terminal is the coordinator's
         )
         theirs.close()
-        ours.send(self.setup)
-        if self._using is not None:
-            ours.send(self._using)
+        with contextlib.suppress(OSError):  # if it is dead already, its end of the connection says so to whoever waits
+            ours.send(self.setup)
+            if self._using is not None:
+                ours.send(self._using)
         return _Process(process, ours)
 
 
 def _died(task: Task, status: int) -> Done:
     name = "" if isinstance(task, Measure) else task.file.name
     how = f"signal {-status}" if status < 0 else f"exit status {status}"
+    if status == STALLED:
+        return Done(task, Failure(name, "decoder_stalled", "the file gave no sound for too long, twice"))
     return Done(task, Failure(name, "worker_died", f"the worker process died twice at this file ({how})"))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import resource
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -18,6 +20,7 @@ import numpy as np
 from indexer.discover import Failure, FoundFile, hash_file
 from indexer.intake import NewSegment
 from indexer.messages import (
+    STALLED,
     Hear,
     Heard,
     Indexed,
@@ -53,17 +56,24 @@ class Worker:
     def __init__(self, setup: Setup) -> None:
         self.tokenizer = Tokenizer(setup.tokenizer_path, threads=1, device=setup.device)
         self.using: UseCodebook | None = None
+        self.watchdog: Watchdog | None = None
 
     def do(self, task: Task) -> Result:
         """The result of a task; whatever goes wrong with one file is a Failure of that file."""
+        with self.watchdog or contextlib.nullcontext():
+            return self._done(task)
+
+    def _done(self, task: Task) -> Result:
         if isinstance(task, Measure):
-            return Measured([_claimed_s(file.path) for file in task.files])
+            return Measured([self._claimed_s(file.path) for file in task.files])
         try:
             if isinstance(task, Hear):
                 return self.hear(task.file, task.stride, task.limit_s)
             return self.index(task.file) if task.heard is None else self.index_heard(task.heard)
         except (audio.AudioError, FileChanged, AudioTooShort) as error:
             return Failure(task.file.name, error.code, str(error))
+        except MemoryError:
+            return Failure(task.file.name, "memory_exceeded", "the file takes more memory than a worker may have")
         except OSError as error:
             return Failure(task.file.name, "audio_unreadable", f"cannot read the file: {error.strerror or error}")
         except Exception as error:
@@ -73,7 +83,7 @@ class Worker:
 
     def hear(self, file: FoundFile, stride: int, limit_s: float) -> Heard:
         """Embed what is wanted of a file. Raises AudioError, AudioTooShort, FileChanged, OSError."""
-        reading = _Reading(file, self.tokenizer)
+        reading = _Reading(file, self.tokenizer, self.watchdog)
         parts: list[Part] = []
         held_s = 0.0
         whole = stride == 1
@@ -89,7 +99,7 @@ class Worker:
 
     def index(self, file: FoundFile) -> Indexed:
         """Tokens of a file, one segment in memory at a time. Raises like `hear`."""
-        reading = _Reading(file, self.tokenizer)
+        reading = _Reading(file, self.tokenizer, self.watchdog)
         collector = self._collector()
         for segment in reading.segments():
             collector.add(self._embed(segment))
@@ -106,26 +116,78 @@ class Worker:
         embeddings = self.tokenizer.embed(segment.samples, segment.before, segment.after)
         return Part(segment.start_frame, embeddings, segment.speech)
 
+    def _claimed_s(self, path: Path) -> float | None:
+        if self.watchdog is not None:
+            self.watchdog.fed()
+        try:
+            return audio.duration_s(path)
+        except audio.AudioError:
+            return None
+
     def _collector(self) -> _Collector:
         assert self.using is not None
         return _Collector(self.tokenizer, self.using)
 
 
+class Watchdog:
+    """Ends the process when a file gives nothing for too long: a decoder that hangs listens to nobody.
+
+    A context manager around a task; `fed` says that something has come.
+    """
+
+    def __init__(self, stall_s: float) -> None:
+        self._stall_s = stall_s
+        self._until: float | None = None
+        self._changed = threading.Condition()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def fed(self) -> None:
+        """Something has come: the time begins anew."""
+        with self._changed:
+            self._until = time.monotonic() + self._stall_s
+            self._changed.notify()
+
+    def __enter__(self) -> None:
+        self.fed()
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._until = None
+
+    def _watch(self) -> None:
+        with self._changed:
+            while True:
+                left_s = None if self._until is None else self._until - time.monotonic()
+                if left_s is not None and left_s <= 0.0:
+                    os._exit(STALLED)
+                self._changed.wait(left_s)
+
+
 class _Reading:
     """One file being read: its hash first, then its segments, then whether it is still the same file."""
 
-    def __init__(self, file: FoundFile, tokenizer: Tokenizer) -> None:
+    def __init__(self, file: FoundFile, tokenizer: Tokenizer, watchdog: Watchdog | None) -> None:
         info = tokenizer.info
         self.file = file
+        self._watchdog = watchdog
         self._frame_s = info.frame_seconds
         self._before = _stat(file.path)
         if self._before.st_size == 0:
             raise audio.AudioEmpty("the file is empty (0 bytes)")
-        self.sha256 = hash_file(file.path)
+        self.sha256 = hash_file(file.path, self._fed)
         self._cutter = Segmenter(info.left_context_samples, info.right_context_samples, tokenizer.frame_samples)
 
     def segments(self) -> Iterator[Segment]:
-        return self._cutter.segments(audio.read_chunks(self.file.path))
+        return self._cutter.segments(self._chunks())
+
+    def _chunks(self) -> Iterator[audio.Samples]:
+        for chunk in audio.read_chunks(self.file.path):
+            self._fed()
+            yield chunk
+
+    def _fed(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.fed()
 
     @property
     def duration_s(self) -> float:
@@ -179,18 +241,15 @@ def _stat(path: Path) -> os.stat_result:
         raise audio.AudioMissing(f"cannot read the file: {error.strerror or error}") from error
 
 
-def _claimed_s(path: Path) -> float | None:
-    try:
-        return audio.duration_s(path)
-    except audio.AudioError:
-        return None
-
-
 def main(descriptor: int) -> None:
     """Serve the coordinator at the other end of `descriptor` until it hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides
     connection: Connection = Connection(descriptor)
-    worker = Worker(connection.recv())
+    setup: Setup = connection.recv()
+    worker = Worker(setup)
+    worker.watchdog = Watchdog(setup.stall_s)
+    if setup.device == "cpu":
+        _limit_memory(setup.memory_mb)
     connection.send(Ready())
     # A thread reads ahead, so that neither side ever waits for the other to read while it writes itself.
     for message in _messages(connection):
@@ -198,6 +257,14 @@ def main(descriptor: int) -> None:
             worker.using = message
         else:
             connection.send(worker.do(message))
+
+
+def _limit_memory(more_mb: float) -> None:
+    """Allow the process so much data beside what it holds now, where the system can tell and limit that."""
+    with contextlib.suppress(OSError, ValueError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])  # data and stack
+        most = pages * resource.getpagesize() + int(more_mb * 1e6)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def _messages(connection: Connection) -> Iterator[Task | UseCodebook]:

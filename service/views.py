@@ -14,6 +14,7 @@ from service.schemas import (
     TimingOut,
 )
 from service.search.answer import Answer
+from service.search.ranking import SCORE_DIGITS
 
 
 def search_out(answer: Answer) -> SearchOut:
@@ -32,7 +33,7 @@ def search_out(answer: Answer) -> SearchOut:
                 recording=hit_recording_out(hit.recording),
                 start=round(hit.start_s, 3),
                 end=round(hit.end_s, 3),
-                score=round(hit.score, 6),
+                score=round(hit.score, SCORE_DIGITS),
                 edit_similarity=round(hit.edit_similarity, 4),
                 dtw_similarity=round(hit.dtw_similarity, 4),
                 deep_similarity=None if hit.deep_similarity is None else round(hit.deep_similarity, 4),

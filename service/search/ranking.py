@@ -16,6 +16,7 @@ from service.search.localindex import View
 from service.search.query import Place, Query
 from service.search.stretches import Stretches, Times, times_of
 
+SCORE_DIGITS = 6  # of a score as it is told
 LEAST_OVERLAP = 0.5  # of the shorter of two hits: more than that and they are one
 
 
@@ -40,7 +41,7 @@ def rank(places: Stretches, evidence: Evidence, view: View, request: Request, no
         taken.setdefault(place.recording_id, []).append((place.start_s, place.end_s))
     recording, start_s, end_s = times.recording.tolist(), times.start_s.tolist(), times.end_s.tolist()
     for at in order.tolist():
-        if len(chosen) == request.limit or scores[at] < request.min_score:
+        if len(chosen) == request.limit or not _reaches(scores[at], request.min_score):
             break
         others = taken.setdefault(recording[at], [])
         if not any(_overlap(start_s[at], end_s[at], *other) for other in others):
@@ -52,8 +53,14 @@ def rank(places: Stretches, evidence: Evidence, view: View, request: Request, no
 def reordered(ranking: Ranking, evidence: Evidence, request: Request) -> Ranking:
     """The same places in the order of other evidence, as many as are wanted."""
     scores = evidence.scores
-    order = [at for at in sorted(ranking.order, key=lambda at: -scores[at]) if scores[at] >= request.min_score]
+    best = sorted(ranking.order, key=lambda at: -scores[at])
+    order = [at for at in best if _reaches(scores[at], request.min_score)]
     return Ranking(ranking.places, ranking.times, evidence, order[: request.limit])
+
+
+def _reaches(score: float, least: float) -> bool:
+    """Whether a score is enough, as it is told: rounded."""
+    return round(float(score), SCORE_DIGITS) >= least
 
 
 def _overlap(start: float, end: float, other_start: float, other_end: float) -> bool:

@@ -9,6 +9,7 @@ from typing import Literal
 from indexer.store import RecordingInfo
 from service.schemas import HitRecordingOut, Out
 from service.search.answer import Hit
+from service.search.ranking import SCORE_DIGITS
 from service.views import hit_recording_out
 from service.watches.watches import Delivery, WatchHit, WatchInfo
 
@@ -110,7 +111,7 @@ def hit_out(hit: WatchHit, recording: RecordingInfo) -> WatchHitOut:
         recording=hit_recording_out(recording),
         start=round(hit.start_s, 3),
         end=round(hit.end_s, 3),
-        score=round(hit.score, 6),
+        score=round(hit.score, SCORE_DIGITS),
         found_at=hit.found_at,
     )
 
@@ -141,7 +142,7 @@ def message_of(watch: WatchInfo, hits: Sequence[Hit]) -> WatchMessageOut:
                 recording=hit_recording_out(hit.recording),
                 start=round(hit.start_s, 3),
                 end=round(hit.end_s, 3),
-                score=round(hit.score, 6),
+                score=round(hit.score, SCORE_DIGITS),
             )
             for hit in hits
         ],

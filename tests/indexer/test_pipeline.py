@@ -364,6 +364,27 @@ def test_a_file_that_kills_workers_is_given_up(tone_file: ToneFile, folder: Path
     assert isinstance(results["b.wav"], Indexed)
 
 
+@pytest.mark.parametrize(
+    ("limits", "codes"),
+    [
+        ({"stall_s": 0.0}, {"decoder_stalled"}),
+        ({"memory_mb": 20.0}, {"memory_exceeded", "worker_died", "internal_error"}),
+    ],
+)
+def test_a_worker_takes_no_more_than_it_may(
+    limits: dict[str, float], codes: set[str], tone_file: ToneFile, folder: Path, tokenizer_path: Path
+) -> None:
+    tone_file("a.wav", 60.0)
+    (file,) = discover([folder]).files
+    codebook = Tokenizer(tokenizer_path, threads=1).codebook
+    for setup, expected in ((Setup(tokenizer_path, "cpu", **limits), codes), (Setup(tokenizer_path, "cpu"), set())):
+        with Pool(1, setup) as pool:
+            pool.use(UseCodebook(codebook))
+            (done,) = pool.run([Index(file)])
+        assert {getattr(done.result, "code", "")} - {""} <= codes
+        assert isinstance(done.result, Indexed) == (not expected)
+
+
 RUN = """
 import sys
 from pathlib import Path
