@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
+from threading import Thread
 
 from anyio import to_thread
 from fastapi import FastAPI, Request
@@ -24,6 +25,7 @@ from service.requestlog import RequestLog
 from service.routes import archives, batch, exports, health, jobs, page, recordings, refine, search, sounds, watches
 from service.routes import metrics as metrics_route
 from service.routes.responses import errors
+from service.search.warming import warm_once
 from service.settings import Settings
 
 SECURITY_HEADERS = {
@@ -56,10 +58,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         backend = Backend.open(settings, metrics.search)
         to_thread.current_default_thread_limiter().total_tokens = settings.max_threads
         app.state.backend = backend
+        warming = Thread(target=warm_once, args=(backend.search.tokenizer,), name="sayagain-warming")
+        warming.start()  # requests are answered meanwhile
         try:
             with Runner(backend) if settings.run_jobs else nullcontext():
                 yield
         finally:
+            warming.join()
             backend.close()
 
     app = Service(title="sayagain", summary="Search for spoken words by example.", version="1", lifespan=lifespan)

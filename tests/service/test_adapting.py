@@ -60,7 +60,8 @@ def template(
         connection.execute(text("CREATE DATABASE template_shows TEMPLATE template_test"))
     engine = database.open_engine(top, database_url(server, "template_shows"))
     paths = [top / "sound", top / "alone" / "deep" / "abend.opus"]
-    assert not pipeline.index_archive(engine, paths, "shows", tokenizers[0], workers=1, codes=False).failed
+    done = pipeline.index_archive(engine, paths, "shows", tokenizers[0], workers=1, codebook="tokenizer", codes=False)
+    assert not done.failed
     engine.dispose()
     return top
 

@@ -125,8 +125,8 @@ def test_segments_that_are_not_alive_are_not_looked_at() -> None:
 
 def test_no_count_can_overflow() -> None:
     """The same token over and over, against a query of nothing else: every vote falls on few bins."""
-    for frames in (3, 30, 300, 1_500):
-        ids = np.tile([7, 8], 3_000)
+    for frames in (3, 30, 300):
+        ids = np.tile([7, 8], 1_000)
         votes, _ = asked(np.tile([7, 8], -(-frames // 2))[:frames], count=40)
         made = shard_of([ids], CODEBOOK)
         expected = textbook(votes, made.ids, made.first)

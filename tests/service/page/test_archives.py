@@ -63,8 +63,8 @@ def test_from_nothing_to_a_watch_that_fires(empty: Page, query_path: Path, tmp_p
     # And a folder of the server, into the same archive.
     page.fill("#folder", "notes")
     page.click("#folder-form button")
-    expect(page.locator("#jobs .entry .what").first).to_contain_text("into station")
-    expect(page.locator("#jobs .state")).to_have_text(["done"] * page.locator("#jobs .state").count(), timeout=SHOWN_MS)
+    expect(page.locator("#jobs .what")).to_have_text(["Folder into station", "Upload into station"])
+    expect(page.locator("#jobs .state")).to_have_text(["done", "done"], timeout=SHOWN_MS)
     archive = page.locator("#archive-list .entry").first
     expect(archive.locator(".facts").first).to_contain_text(f"{len(files) + 6} recordings")
 
