@@ -1,4 +1,4 @@
-"""Archives as the service makes and deletes them."""
+"""Archives as the service makes them."""
 
 from __future__ import annotations
 
@@ -13,5 +13,10 @@ def open_or_make(connection: Connection, backend: Backend, name: str) -> store.A
     try:
         return store.get_archive(connection, name)
     except store.ArchiveNotFound:
-        tokenizer = backend.search.tokenizer
-        return intake.create_archive(connection, name, tokenizer.info, tokenizer.codebook.dim)
+        return make(connection, backend, name)
+
+
+def make(connection: Connection, backend: Backend, name: str) -> store.ArchiveInfo:
+    """An archive with the service's tokenizer. Raises BadArchiveName."""
+    tokenizer = backend.search.tokenizer
+    return intake.create_archive(connection, name, tokenizer.info, tokenizer.codebook.dim)

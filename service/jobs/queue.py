@@ -51,11 +51,6 @@ class JobInfo:
     started_at: datetime | None
     finished_at: datetime | None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether something will still be done."""
-        return self.state in ("queued", "running")
-
 
 def add(connection: Connection, archive_id: int, kind: Kind, parameters: dict[str, Any]) -> int:
     """Ask for a job; its id."""

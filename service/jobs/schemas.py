@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.jobs.queue import JobInfo
+from service.jobs.queue import JobInfo, Kind, State
 from service.schemas import ErrorBody, Out
 
 
@@ -46,9 +45,9 @@ class JobOut(Out):
     """Something that is done in the background."""
 
     id: int
-    kind: Literal["index_folder", "index_upload", "refit"]
+    kind: Kind
     archive: str
-    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    state: State
     cancel_wanted: bool
     progress: JobProgressOut | None
     report: IndexReportOut | None

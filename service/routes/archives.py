@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from sqlalchemy import Connection
 
-from indexer import intake, store
-from service import retokenizing
+from indexer import store
+from service import archives, retokenizing
 from service.access import ADMIN, WRITE
 from service.deps import BackendDep
 from service.jobs import uploads
@@ -41,8 +41,7 @@ def create(backend: BackendDep, wanted: ArchiveIn) -> ArchiveOut:
     with backend.connect() as connection:
         if any(archive.name == wanted.name for archive in store.list_archives(connection)):
             raise store.ArchiveNameTaken(f"there is an archive named {wanted.name!r} already")
-        tokenizer = backend.search.tokenizer
-        intake.create_archive(connection, wanted.name, tokenizer.info, tokenizer.codebook.dim)
+        archives.make(connection, backend, wanted.name)
         connection.commit()
         return _shown(connection, wanted.name)
 
