@@ -265,10 +265,12 @@ def test_phones_are_learned_beside_the_words(tmp_path: Path, monkeypatch: pytest
             scores = [lesson.codes.scores(x) for x in heard]  # type: ignore[union-attr]
             return float(phone_loss(scores, phones.labels_of, QUICK.phone_temperature))
 
-    before = loss_of(lesson.tuned)
-    tune(lesson, tmp_path)
+    before, steps = loss_of(lesson.tuned), 0
+    while steps < 25:  # a busy machine: more time for the same steps
+        tune(lesson, tmp_path)
+        lines = [json.loads(line) for line in (tmp_path / tuning.LOG_FILE).read_text().splitlines()]
+        steps += lines[-1]["step"]
     assert loss_of(lesson.tuned.eval()) < 0.8 * before
-    lines = [json.loads(line) for line in (tmp_path / tuning.LOG_FILE).read_text().splitlines()]
     assert lines[-1]["phones"] > 0
     # The file has nothing of the phones: they serve tuning alone.
     assert not [
