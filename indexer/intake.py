@@ -176,14 +176,17 @@ _UPDATE_RECORDING = text("""
 def _copy_segments(connection: Connection, archive_id: int, recording_id: int, segments: Sequence[NewSegment]) -> None:
     driver = connection.connection.dbapi_connection
     assert isinstance(driver, psycopg.Connection)
-    columns = "archive_id, recording_id, position, start_s, frames, tokens"
+    columns = "archive_id, recording_id, position, start_s, frames, tokens, checksum"
     with (
         driver.cursor() as cursor,
         cursor.copy(f"COPY segment ({columns}) FROM STDIN (FORMAT BINARY)") as copy,
     ):
-        copy.set_types(["int4", "int8", "int4", "float8", "int4", "bytea"])
+        copy.set_types(["int4", "int8", "int4", "float8", "int4", "bytea", "int4"])
         for position, segment in enumerate(segments):
-            copy.write_row((archive_id, recording_id, position, segment.start_s, segment.frames, segment.tokens))
+            copy.write_row((
+                archive_id, recording_id, position, segment.start_s, segment.frames, segment.tokens,
+                store.checksum(segment.tokens),
+            ))  # fmt: skip
 
 
 def touch_recording(connection: Connection, recording_id: int, path: bytes, size: int, mtime_ns: int) -> None:

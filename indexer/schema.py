@@ -57,6 +57,9 @@ class Archive(Base):
 
     id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
     name: Mapped[str] = mapped_column(Text, unique=True)
+    beside_id: Mapped[int | None] = mapped_column(  # the archive that this is to replace, or was replaced by
+        ForeignKey("archive.id", ondelete="CASCADE", name="archive_beside_fkey")
+    )
     tokenizer_id: Mapped[int] = mapped_column(ForeignKey("tokenizer.id"))
     codebook_id: Mapped[int | None] = mapped_column(Integer)  # the one in force
     recordings: Mapped[int] = mapped_column(BigInteger, server_default="0")
@@ -139,6 +142,7 @@ class Segment(Base):
     archive_id: Mapped[int] = mapped_column(Integer)
     frames: Mapped[int] = mapped_column(Integer)
     tokens: Mapped[bytes] = mapped_column(LargeBinary)
+    checksum: Mapped[int] = mapped_column(Integer)  # store.checksum of the tokens
 
 
 class Job(Base):

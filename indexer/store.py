@@ -5,6 +5,7 @@ Every function takes a SQLAlchemy connection and leaves the transaction to the c
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -411,6 +412,11 @@ def _recording(row: Row[Any]) -> RecordingInfo:
         row.id, row.name, row.duration_s, row.bytes, row.content_sha256.hex(), row.indexed_at, os.fsdecode(row.path),
         row.mtime_ns, row.archive_id, row.metadata, row.external_id,
     )  # fmt: skip
+
+
+def checksum(tokens: bytes) -> int:
+    """What is stored beside a token string: the first 32 bits of its SHA-256, as a signed number."""
+    return int.from_bytes(hashlib.sha256(tokens).digest()[:4], "big", signed=True)
 
 
 def _json(value: Mapping[str, Any] | None) -> str | None:
