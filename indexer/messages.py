@@ -20,14 +20,15 @@ STALLED = 75  # exit status of a worker whose file gave nothing for too long
 class Setup:
     """The first message: which tokenizer, and how much a worker may take.
 
-    A file that gives no sound for `stall_s` seconds ends its worker; `memory_mb` are allowed beside what the worker
-    holds when it is ready, on a CPU.
+    A file that gives no sound for `stall_s` seconds ends its worker, and so does a start of more than `start_s`;
+    `memory_mb` are allowed beside what the worker holds when it is ready, on a CPU.
     """
 
     tokenizer_path: Path
     device: Device
     stall_s: float = 120.0
     memory_mb: float = 2_000.0
+    start_s: float = 300.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +105,11 @@ class Indexed:
 @dataclass(frozen=True)
 class Ready:
     """The worker has its tokenizer."""
+
+
+@dataclass(frozen=True)
+class Busy:
+    """The worker is at a task, and something still comes of it."""
 
 
 Task = Measure | Hear | Index

@@ -6,12 +6,13 @@ import contextlib
 import os
 import queue
 import resource
+import select
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from indexer.discover import Failure, FoundFile, hash_file
 from indexer.intake import NewSegment
 from indexer.messages import (
     STALLED,
+    Busy,
     Hear,
     Heard,
     Indexed,
@@ -36,6 +38,8 @@ from indexer.messages import (
 from indexer.segment import Segment, Segmenter
 from model import audio
 from model.tokenizer import Tokenizer
+
+TOLD = 0.25  # of the time in which something must come, a worker says that it does
 
 
 class FileChanged(Exception):
@@ -132,11 +136,13 @@ class Worker:
 class Watchdog:
     """Ends the process when a file gives nothing for too long: a decoder that hangs listens to nobody.
 
-    A context manager around a task; `fed` says that something has come.
+    A context manager around a task; `fed` says that something has come, and every now and then passes it on to `tell`.
     """
 
-    def __init__(self, stall_s: float) -> None:
+    def __init__(self, stall_s: float, tell: Callable[[], None] = lambda: None) -> None:
         self._stall_s = stall_s
+        self._tell = tell
+        self._told = time.monotonic()
         self._until: float | None = None
         self._changed = threading.Condition()
         threading.Thread(target=self._watch, daemon=True).start()
@@ -144,8 +150,12 @@ class Watchdog:
     def fed(self) -> None:
         """Something has come: the time begins anew."""
         with self._changed:
-            self._until = time.monotonic() + self._stall_s
+            now = time.monotonic()
+            self._until = now + self._stall_s
             self._changed.notify()
+        if now - self._told >= self._stall_s * TOLD:
+            self._told = now
+            self._tell()
 
     def __enter__(self) -> None:
         self.fed()
@@ -247,7 +257,7 @@ def main(descriptor: int) -> None:
     connection: Connection = Connection(descriptor)
     setup: Setup = connection.recv()
     worker = Worker(setup)
-    worker.watchdog = Watchdog(setup.stall_s)
+    worker.watchdog = Watchdog(setup.stall_s, lambda: _tell(connection))
     if setup.device == "cpu":
         _limit_memory(setup.memory_mb)
     connection.send(Ready())
@@ -257,6 +267,12 @@ def main(descriptor: int) -> None:
             worker.using = message
         else:
             connection.send(worker.do(message))
+
+
+def _tell(connection: Connection) -> None:
+    """Say that the task goes on, unless the coordinator has so much to read already that one would wait for it."""
+    if select.select([], [connection], [], 0)[1]:
+        connection.send(Busy())
 
 
 def _limit_memory(more_mb: float) -> None:
