@@ -60,43 +60,54 @@ class Segmenter:
         self.total_samples = 0  # read so far
         self._longest = _frames(LONGEST_FRAMES, frame_samples)
         self._overlap = min(_frames(OVERLAP_FRAMES, frame_samples), self._longest - 1)  # so that it goes on
+        self._held = np.zeros(0, np.float32)  # from `_origin` on
+        self._origin = 0  # first frame held
+        self._start = 0  # first frame of the next segment
 
     def segments(self, chunks: Iterable[Samples]) -> Iterator[Segment]:
         """Cut the recording. Nothing is yielded for less than one frame."""
-        held = np.zeros(0, np.float32)  # from `origin` on
-        origin = 0  # first frame held
-        start = 0  # first frame of the next segment
+        for chunk in chunks:
+            yield from self.take(chunk)
+        yield from self.rest()
+
+    def take(self, chunk: Samples) -> list[Segment]:
+        """The recording goes on: segments that are final by now, whatever comes."""
+        self.total_samples += len(chunk)
+        self._held = np.concatenate([self._held, chunk])
+        out: list[Segment] = []
         frame = self.frame_samples
         needed = self._longest * frame + max(self.right_samples, frame)
-        for chunk in chunks:
-            self.total_samples += len(chunk)
-            held = np.concatenate([held, chunk])
-            while len(held) - (start - origin) * frame >= needed:
-                first = (start - origin) * frame
-                levels = frame_levels(held[first : first + self._longest * frame], frame)
-                cut = find_pause(levels, frame)
-                length = self._longest if cut is None else cut
-                yield self._segment(held, origin, start, levels[:length])
-                start += length - (self._overlap if cut is None else 0)
-                keep = max(0, (start - origin) * frame - self.left_samples)
-                held, origin = held[keep:].copy(), origin + keep // frame
+        while len(self._held) - (self._start - self._origin) * frame >= needed:
+            first = (self._start - self._origin) * frame
+            levels = frame_levels(self._held[first : first + self._longest * frame], frame)
+            cut = find_pause(levels, frame)
+            length = self._longest if cut is None else cut
+            out.append(self._segment(self._start, levels[:length]))
+            self._start += length - (self._overlap if cut is None else 0)
+            keep = max(0, (self._start - self._origin) * frame - self.left_samples)
+            self._held, self._origin = self._held[keep:].copy(), self._origin + keep // frame
+        return out
+
+    def rest(self) -> Iterator[Segment]:
+        """The last segments, where the recording ends with what has been taken; it may go on all the same."""
         # What is left is a little longer than one segment at most: cut on until it is used up.
-        while (frames := (len(held) - (start - origin) * frame) // frame) > 0:
-            first = (start - origin) * frame
-            levels = frame_levels(held[first : first + min(frames, self._longest) * frame], frame)
+        start, frame = self._start, self.frame_samples
+        while (frames := (len(self._held) - (start - self._origin) * frame) // frame) > 0:
+            first = (start - self._origin) * frame
+            levels = frame_levels(self._held[first : first + min(frames, self._longest) * frame], frame)
             cut = find_pause(levels, frame) if frames > self._longest else None
             length = min(frames, self._longest) if cut is None else cut
-            yield self._segment(held, origin, start, levels[:length])
+            yield self._segment(start, levels[:length])
             if length == frames:
                 return
             start += length - (self._overlap if cut is None else 0)
 
-    def _segment(self, held: Samples, origin: int, start: int, levels: Levels) -> Segment:
-        first = (start - origin) * self.frame_samples
+    def _segment(self, start: int, levels: Levels) -> Segment:
+        first = (start - self._origin) * self.frame_samples
         last = first + len(levels) * self.frame_samples
         return Segment(
-            start, held[first:last], held[max(0, first - self.left_samples) : first],
-            held[last : last + self.right_samples], levels,
+            start, self._held[first:last], self._held[max(0, first - self.left_samples) : first],
+            self._held[last : last + self.right_samples], levels,
         )  # fmt: skip
 
 

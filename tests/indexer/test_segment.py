@@ -104,3 +104,19 @@ def test_tokens_of_the_segments_are_those_of_one_pass(tokenizer_path) -> None:  
     for segment in cut(samples, 100_000, tokenizer.info.left_context_samples, tokenizer.info.right_context_samples):
         ids = own.assign(tokenizer.embed(segment.samples, segment.before, segment.after))
         np.testing.assert_array_equal(ids, whole[segment.start_frame : segment.start_frame + segment.frames])
+
+
+def test_what_is_left_may_go_on() -> None:
+    samples = babble(50.0, seed=4)
+    asked, silent = Segmenter(5_000, 3_000), Segmenter(5_000, 3_000)
+    cut_asked, cut_silent = [], []
+    for start in range(0, len(samples), 7_000):
+        chunk = samples[start : start + 7_000]
+        cut_asked += asked.take(chunk)
+        cut_silent += silent.take(chunk)
+        so_far = samples[: start + 7_000]
+        tail = list(asked.rest())
+        whole = list(Segmenter(5_000, 3_000).segments([so_far]))
+        assert [(s.start_frame, s.frames) for s in cut_asked + tail] == [(s.start_frame, s.frames) for s in whole]
+    assert [s.start_frame for s in cut_asked] == [s.start_frame for s in cut_silent]
+    assert [s.start_frame for s in asked.rest()] == [s.start_frame for s in silent.rest()]
