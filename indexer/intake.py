@@ -109,11 +109,12 @@ def reserve_ids(connection: Connection, count: int) -> list[int]:
 
 
 def put_recording(
-    connection: Connection, archive_id: int, recording: NewRecording, segments: Sequence[NewSegment]
-) -> None:
+    connection: Connection, archive_id: int, recording: NewRecording, segments: Sequence[NewSegment], *, kept: int = 0
+) -> int:
     """Store a recording and its segments; where there is one of that name, it is replaced and keeps its id.
 
-    Raises ExternalIdTaken.
+    The first `kept` segments that it has stay as they are, and `segments` follow them. The archive's revision that this
+    brought. Raises ExternalIdTaken.
     """
     old = connection.execute(
         text(
@@ -125,22 +126,25 @@ def put_recording(
         "id": recording.id if old is None else old.id, "archive_id": archive_id, "name": recording.name,
         "path": recording.path, "bytes": recording.bytes, "mtime_ns": recording.mtime_ns,
         "content_sha256": bytes.fromhex(recording.sha256), "duration_s": recording.duration_s,
-        "segments": len(segments), "codebook_id": recording.codebook_id,
+        "segments": kept + len(segments), "codebook_id": recording.codebook_id,
     }  # fmt: skip
     # First: the archive's row is locked until the end, so that revisions rise in the order in which they are seen.
     values["revision"] = store.count(
         connection, archive_id, recordings=int(old is None),
-        segments=len(segments) - (0 if old is None else old.segments),
+        segments=kept + len(segments) - (0 if old is None else old.segments),
         audio_s=recording.duration_s - (0.0 if old is None else old.duration_s),
     )  # fmt: skip
     if old is None:
         connection.execute(_INSERT_RECORDING, values)
     else:
-        connection.execute(text("DELETE FROM segment WHERE recording_id = :id"), {"id": old.id})
+        connection.execute(
+            text("DELETE FROM segment WHERE recording_id = :id AND position >= :kept"), {"id": old.id, "kept": kept}
+        )
         connection.execute(_UPDATE_RECORDING, values)
-    _copy_segments(connection, archive_id, values["id"], segments)
+    _copy_segments(connection, archive_id, values["id"], segments, kept)
     if recording.description is not None:
         describe(connection, archive_id, values["id"], recording.description)
+    return int(values["revision"])
 
 
 def describe(connection: Connection, archive_id: int, recording_id: int, description: Description) -> None:
@@ -173,7 +177,9 @@ _UPDATE_RECORDING = text("""
 """)
 
 
-def _copy_segments(connection: Connection, archive_id: int, recording_id: int, segments: Sequence[NewSegment]) -> None:
+def _copy_segments(
+    connection: Connection, archive_id: int, recording_id: int, segments: Sequence[NewSegment], first: int
+) -> None:
     driver = connection.connection.dbapi_connection
     assert isinstance(driver, psycopg.Connection)
     columns = "archive_id, recording_id, position, start_s, frames, tokens, checksum"
@@ -182,7 +188,7 @@ def _copy_segments(connection: Connection, archive_id: int, recording_id: int, s
         cursor.copy(f"COPY segment ({columns}) FROM STDIN (FORMAT BINARY)") as copy,
     ):
         copy.set_types(["int4", "int8", "int4", "float8", "int4", "bytea", "int4"])
-        for position, segment in enumerate(segments):
+        for position, segment in enumerate(segments, first):
             copy.write_row((
                 archive_id, recording_id, position, segment.start_s, segment.frames, segment.tokens,
                 store.checksum(segment.tokens),
@@ -195,52 +201,3 @@ def touch_recording(connection: Connection, recording_id: int, path: bytes, size
         text("UPDATE recording SET path = :path, bytes = :bytes, mtime_ns = :mtime_ns WHERE id = :id"),
         {"path": path, "bytes": size, "mtime_ns": mtime_ns, "id": recording_id},
     )
-
-
-def adopt(connection: Connection, archive_id: int, spare_id: int) -> None:
-    """Give an archive what another one made of the same recordings: tokenizer, codebook, segments; the other goes.
-
-    Ids, descriptions, jobs and watches stay, and so do revisions where the content is the same: it is not new.
-    """
-    ids = {"id": archive_id, "spare": spare_id}
-    for statement in (
-        # The same codebook may have been fitted twice: then the archive's own serves.
-        """
-        UPDATE recording SET codebook_id = own.id FROM codebook AS made JOIN codebook AS own ON own.sha256 = made.sha256
-        WHERE made.archive_id = :spare AND own.archive_id = :id AND recording.codebook_id = made.id
-        """,
-        """
-        UPDATE archive SET codebook_id = own.id FROM codebook AS made JOIN codebook AS own ON own.sha256 = made.sha256
-        WHERE made.archive_id = :spare AND own.archive_id = :id AND archive.codebook_id = made.id
-        """,
-        """
-        UPDATE codebook SET archive_id = :id WHERE archive_id = :spare
-        AND NOT EXISTS (SELECT FROM codebook AS own WHERE own.archive_id = :id AND own.sha256 = codebook.sha256)
-        """,
-        "DELETE FROM segment USING recording WHERE recording.id = segment.recording_id AND recording.archive_id = :id",
-        """
-        UPDATE segment SET recording_id = own.id, archive_id = :id
-        FROM recording AS made JOIN recording AS own ON own.name = made.name
-        WHERE made.archive_id = :spare AND own.archive_id = :id AND segment.recording_id = made.id
-        """,
-        """
-        UPDATE archive SET tokenizer_id = made.tokenizer_id, codebook_id = made.codebook_id, segments = made.segments,
-            audio_s = made.audio_s, revision = archive.revision + 1
-        FROM archive AS made WHERE archive.id = :id AND made.id = :spare
-        """,
-        """
-        UPDATE recording SET path = made.path, bytes = made.bytes, mtime_ns = made.mtime_ns,
-            duration_s = made.duration_s, segments = made.segments, codebook_id = made.codebook_id,
-            content_sha256 = made.content_sha256, revision = CASE
-                WHEN recording.content_sha256 = made.content_sha256 THEN recording.revision ELSE archive.revision END
-        FROM recording AS made, archive WHERE made.archive_id = :spare AND recording.archive_id = :id
-        AND recording.name = made.name AND archive.id = :id
-        """,
-        "UPDATE archive SET codebook_id = NULL WHERE id = :spare",
-        "DELETE FROM archive WHERE id = :spare",
-        """
-        DELETE FROM codebook WHERE archive_id = :id
-        AND NOT id IN (SELECT codebook_id FROM archive WHERE id = :id AND codebook_id IS NOT NULL)
-        """,
-    ):
-        connection.execute(text(statement), ids)

@@ -36,12 +36,13 @@ def look(connection: Connection, most_archives: int, within_s: float) -> Overvie
     archives = connection.execute(
         text("""
             SELECT archive.name, archive.recordings, archive.audio_s / 3600.0, tokenizer.name, tokenizer.sha256
-            FROM archive JOIN tokenizer ON tokenizer.id = archive.tokenizer_id ORDER BY archive.id LIMIT :most
+            FROM archive JOIN tokenizer ON tokenizer.id = archive.tokenizer_id
+            WHERE archive.beside_id IS NULL ORDER BY archive.id LIMIT :most
         """),
         {"most": most_archives},
     )
     figures = tuple(ArchiveFigures(*row) for row in archives)
-    count = connection.execute(text("SELECT count(*) FROM archive")).scalar_one()
+    count = connection.execute(text("SELECT count(*) FROM archive WHERE beside_id IS NULL")).scalar_one()
     jobs = dict.fromkeys(JOB_STATES, 0)
     for state, number in connection.execute(text("SELECT state, count(*) FROM job GROUP BY state")):
         jobs[state] = number

@@ -82,7 +82,10 @@ class TokenizerMismatch(StoreError):
 
 @dataclass(frozen=True)
 class ArchiveInfo:
-    """An archive with what is in force. `bytes` on disk is counted by `list_archives` only, the codebook included."""
+    """An archive with what is in force. `bytes` on disk is counted by `list_archives` only, the codebook included.
+
+    `beside_id` is the archive that this one is to replace, or was replaced by: then it is none of its own.
+    """
 
     id: int
     name: str
@@ -97,6 +100,7 @@ class ArchiveInfo:
     hours: float
     created_at: datetime
     revision: int
+    beside_id: int | None = None
     bytes: int = 0
 
 
@@ -154,7 +158,7 @@ _ARCHIVE = """
     SELECT archive.id, archive.name, tokenizer.sha256 AS tokenizer_sha256, tokenizer.name AS tokenizer_name,
         tokenizer.version AS tokenizer_version, archive.codebook_id, codebook.kind AS codebook_kind,
         coalesce(codebook.size, 0) AS codebook_size, archive.recordings, archive.segments,
-        archive.audio_s / 3600.0 AS hours, archive.created_at, archive.revision
+        archive.audio_s / 3600.0 AS hours, archive.created_at, archive.revision, archive.beside_id
     FROM archive JOIN tokenizer ON tokenizer.id = archive.tokenizer_id
     LEFT JOIN codebook ON codebook.id = archive.codebook_id
 """
@@ -330,14 +334,23 @@ def recordings_by_id(connection: Connection, ids: Iterable[int]) -> dict[int, Re
 
 
 def delete_recording(connection: Connection, archive_id: int, name_or_id: str | int) -> None:
-    """Delete a recording with all that was made of it. Raises RecordingNotFound."""
+    """Delete a recording with all that was made of it, also in what stands beside the archive.
+
+    Raises RecordingNotFound.
+    """
     recording = get_recording(connection, archive_id, name_or_id)
-    row = connection.execute(
-        text("DELETE FROM recording WHERE id = :id RETURNING segments, duration_s"), {"id": recording.id}
-    ).one_or_none()
-    if row is None:  # somebody else was faster
+    rows = connection.execute(
+        text("""
+            DELETE FROM recording WHERE id = :id OR (
+                name = :name AND archive_id IN (SELECT id FROM archive WHERE beside_id = :archive_id)
+            ) RETURNING id, archive_id, segments, duration_s
+        """),
+        {"id": recording.id, "name": recording.name, "archive_id": archive_id},
+    ).all()
+    if recording.id not in {row.id for row in rows}:  # somebody else was faster
         raise RecordingNotFound(f"there is no recording {name_or_id!r} in the archive")
-    count(connection, archive_id, recordings=-1, segments=-row.segments, audio_s=-row.duration_s)
+    for row in rows:
+        count(connection, row.archive_id, recordings=-1, segments=-row.segments, audio_s=-row.duration_s)
 
 
 def delete_archive(connection: Connection, name: str) -> None:

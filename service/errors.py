@@ -25,6 +25,8 @@ STATUS = {
     "invalid_request": 422,
     "archive_not_found": 404,
     "recording_not_found": 404,
+    "retokenize_failed": 409,
+    "nothing_kept": 409,
     "not_found": 404,
     "method_not_allowed": 405,
     "tokenizer_mismatch": 409,

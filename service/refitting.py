@@ -1,7 +1,8 @@
-"""`sayagain refit`: an archive that has grown gets a codebook that is fitted to all of it."""
+"""`sayagain refit`: an archive that has grown gets a codebook that is fitted to all of it, or its old one back."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -13,10 +14,16 @@ from service.settings import Settings
 
 def refit(
     archive: Annotated[str, typer.Argument(help="name of the archive")],
+    back: Annotated[
+        bool, typer.Option("--back", help="in place of a new fit: what the archive was before the last one")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="worker processes")] = 2,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit an archive's codebook to all that it holds by now, and index it with that; searches go on meanwhile."""
+    """Fit an archive's codebook to all that it holds by now, and index it with that; searches go on meanwhile.
+
+    What the archive was is kept beside it (as ARCHIVE~before, which may be deleted) for --back.
+    """
     from indexer import database, store
     from service import registry, retokenizing
     from service.deps import open_database
@@ -28,11 +35,13 @@ def refit(
         engine = open_database(settings)
         with database.connect(engine) as connection:
             sha256 = store.get_archive(connection, archive).tokenizer_sha256
-        file = registry.file_of(settings.home_path, settings.tokenizer, sha256)
+        file_of = partial(registry.file_of, settings.home_path, settings.tokenizer)
         with output.IndexProgress(stderr) as progress:
-            report = retokenizing.refit(
-                engine, archive, file, workers=workers, device=settings.device, progress=progress
-            )
+            how = retokenizing.back if back else retokenizing.refit
+            report = how(
+                engine, archive, file_of if back else file_of(sha256),
+                workers=workers, device=settings.device, progress=progress,
+            )  # fmt: skip
         output.print_failures(report, stderr)
         if as_json:
             print_line(report.as_json())

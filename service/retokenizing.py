@@ -1,20 +1,20 @@
-"""An archive made anew with another tokenizer: indexed beside the old one, then put in its place at one stroke."""
+"""An archive made anew, with another codebook or tokenizer: beside the old one, then put in its place at one stroke."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
-from indexer import database, intake, pipeline, store
+from indexer import database, intake, pipeline, spares, store
 from indexer.discover import Found, FoundFile
 from indexer.report import IndexReport, Progressed
 from model.tokenizer import Device, Tokenizer
 
-SUFFIX = "~adapting"  # of the archive's name while it is being made anew
 PAGE = 1_000  # recordings read at a time
 
 
@@ -22,6 +22,21 @@ class RetokenizeFailed(Exception):
     """The archive could not be made anew; the old one is as it was."""
 
     code = "retokenize_failed"
+
+
+class NothingKept(Exception):
+    """The archive was never made anew, or what it was before is gone."""
+
+    code = "nothing_kept"
+
+
+@dataclass(frozen=True)
+class _Held:
+    """An archive into which nobody else may index, its recordings, and the connection that sees to that."""
+
+    connection: Connection
+    archive: store.ArchiveInfo
+    recordings: list[store.RecordingInfo]
 
 
 def recordings_of(connection: Connection, archive: store.ArchiveInfo) -> Iterator[store.RecordingInfo]:
@@ -32,7 +47,7 @@ def recordings_of(connection: Connection, archive: store.ArchiveInfo) -> Iterato
         offset += len(page)
 
 
-def missing(recordings: list[store.RecordingInfo]) -> list[store.RecordingInfo]:
+def missing(recordings: Sequence[store.RecordingInfo]) -> list[store.RecordingInfo]:
     """Those whose file is no longer where it was indexed."""
     return [recording for recording in recordings if not Path(recording.path).is_file()]
 
@@ -60,30 +75,27 @@ def retokenize(
 
     Names, ids, whether there is a quantiser, and but for `anew` the kind of codebook stay what they were. Until the
     last moment searches find the old one, and nobody else may index into it; if anything fails that stays, and what
-    was done is kept under the name `name~adapting`, where another run goes on. Raises RetokenizeFailed, StoreError, and
-    what `pipeline.index_files` raises.
+    was done is kept under the name `name~adapting`, where another run goes on. What the archive was is kept beside it
+    for `back`. Raises RetokenizeFailed, StoreError, and what `pipeline.index_files` raises.
     """
-    with database.connect(engine) as connection:
-        connection.detach()
+    made = Tokenizer(tokenizer, threads=1)
+    with _held(engine, name) as held:
+        connection, old = held.connection, held.archive
         with connection.begin():
-            old = store.get_archive(connection, name)
-            store.lock_archive(connection, old, for_transaction=False)  # until the connection is closed
-            recordings = list(recordings_of(connection, old))
             codes = old.codebook_id is not None and store.load_codebook(connection, old.codebook_id).pq is not None
-            _clear(connection, spare := spare_name(name), Tokenizer(tokenizer, threads=1).info.sha256)
-        gone = missing(recordings)
-        if gone:
-            raise RetokenizeFailed(
-                f"{len(gone)} of {len(recordings)} files are missing, the first is {gone[0].name!r}: bring them back, "
-                "or delete those recordings from the archive"
-            )
+            left = spares.find(connection, old, spares.MADE)
+            if left is not None and left.tokenizer_sha256 != made.info.sha256:
+                store.delete_archive(connection, left.name)
+            spare = intake.create_archive(connection, spares.name_of(name, spares.MADE), made.info, made.codebook.dim)
+            spares.put_beside(connection, spare, old)
+        _require(held.recordings, missing(held.recordings))
         report = pipeline.index_files(
-            engine, files_of(recordings), spare, tokenizer, workers=workers,
+            engine, files_of(held.recordings), spare.name, tokenizer, workers=workers,
             codebook=None if anew else old.codebook_kind or "tokenizer",
             codes=codes, device=device, progress=progress,
         )  # fmt: skip
         with connection.begin():
-            replace_archive(connection, name, spare)
+            replace_archive(connection, name, spare.name)
     return report
 
 
@@ -103,33 +115,61 @@ def refit(
     return retokenize(engine, name, tokenizer, anew=True, workers=workers, device=device, progress=progress)
 
 
+def back(
+    engine: Engine,
+    name: str,
+    tokenizers: Callable[[str], Path],
+    *,
+    workers: int = 2,
+    device: Device = "cpu",
+    progress: Callable[[Progressed], None] | None = None,
+) -> IndexReport:
+    """Give an archive the tokenizer and the codebook back that it had before it was last made anew.
+
+    Recordings that came or changed since are indexed with them first; what it is now is kept in turn. `tokenizers`
+    finds the file of a tokenizer by its hash. Raises NothingKept, and like `retokenize`.
+    """
+    with _held(engine, name) as held:
+        connection = held.connection
+        with connection.begin():
+            kept = spares.find(connection, held.archive, spares.KEPT)
+            if kept is None:
+                raise NothingKept(f"the archive {name!r} has not been made anew, or what it was before is gone")
+            there = {recording.name: recording.sha256 for recording in recordings_of(connection, kept)}
+        gone = missing(held.recordings)
+        lost = {recording.id for recording in gone}
+        _require(held.recordings, [recording for recording in gone if there.get(recording.name) != recording.sha256])
+        report = pipeline.index_files(
+            engine, files_of([recording for recording in held.recordings if recording.id not in lost]), kept.name,
+            tokenizers(kept.tokenizer_sha256), workers=workers, device=device, progress=progress, replace=True,
+        )  # fmt: skip
+        if report.failed:
+            first = report.failed[0]
+            raise RetokenizeFailed(f"{len(report.failed)} files could not be indexed: {first.name}: {first.message}")
+        with connection.begin():
+            replace_archive(connection, name, kept.name, elsewhere={recording.name for recording in gone})
+    return report
+
+
 def give_up(connection: Connection, name: str) -> None:
     """Delete what was made of an archive that is not to be made anew after all. Raises ArchiveBusy."""
-    with contextlib.suppress(store.ArchiveNotFound):
-        store.delete_archive(connection, spare_name(name))
+    with contextlib.suppress(store.ArchiveNameTaken):
+        left = spares.find(connection, store.get_archive(connection, name), spares.MADE)
+        if left is not None:
+            store.delete_archive(connection, left.name)
 
 
-def without_spares(archives: Sequence[store.ArchiveInfo]) -> list[store.ArchiveInfo]:
-    """Archives, but for what is being made of others."""
-    spares = {spare_name(archive.name) for archive in archives}
-    return [archive for archive in archives if archive.name not in spares]
-
-
-def spare_name(name: str) -> str:
-    """What the archive is called while it is being made."""
-    return name[: store.ARCHIVE_NAME_CHARACTERS - len(SUFFIX)] + SUFFIX
-
-
-def replace_archive(connection: Connection, name: str, spare: str) -> None:
+def replace_archive(connection: Connection, name: str, spare: str, elsewhere: set[str] | None = None) -> None:
     """Give the archive `name` what was made for `spare`, which goes, in the caller's transaction.
 
-    Raises RetokenizeFailed where that lacks a recording that the archive has, or has it from another place.
+    Raises RetokenizeFailed where that lacks a recording that the archive has, or but for those `elsewhere` has it from
+    another place.
     """
     old, new = store.get_archive(connection, name), store.get_archive(connection, spare)
     store.lock_archive(connection, old, for_transaction=True)  # nobody adds to it from here on
     wanted = {recording.name: recording.path for recording in recordings_of(connection, old)}
     there = {recording.name: recording for recording in recordings_of(connection, new)}
-    lacking = [n for n, path in wanted.items() if n not in there or there[n].path != path]
+    lacking = _lacking(wanted, there, elsewhere or set())
     if lacking:
         raise RetokenizeFailed(
             f"{len(lacking)} of {len(wanted)} recordings could not be indexed again, the first is {lacking[0]!r}: the "
@@ -138,14 +178,32 @@ def replace_archive(connection: Connection, name: str, spare: str) -> None:
     for recording in there.values():
         if recording.name not in wanted:  # deleted meanwhile
             store.delete_recording(connection, new.id, recording.id)
-    intake.adopt(connection, old.id, new.id)
+    spares.adopt(connection, old, store.get_archive(connection, spare))
 
 
-def _clear(connection: Connection, spare: str, sha256: str) -> None:
-    """Delete what an earlier run left if that was made with another tokenizer."""
-    try:
-        left = store.get_archive(connection, spare)
-    except store.ArchiveNotFound:
-        return
-    if left.tokenizer_sha256 != sha256:
-        store.delete_archive(connection, spare)
+def _lacking(wanted: Mapping[str, str], there: Mapping[str, store.RecordingInfo], elsewhere: set[str]) -> list[str]:
+    return [
+        name for name, path in wanted.items()
+        if name not in there or (there[name].path != path and name not in elsewhere)
+    ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def _held(engine: Engine, name: str) -> Iterator[_Held]:
+    """An archive that nobody else may index into until the connection is closed. Raises StoreError."""
+    with database.connect(engine) as connection:
+        connection.detach()
+        with connection.begin():
+            archive = store.get_archive(connection, name)
+            store.lock_archive(connection, archive, for_transaction=False)
+            recordings = list(recordings_of(connection, archive))
+        yield _Held(connection, archive, recordings)
+
+
+def _require(recordings: Sequence[store.RecordingInfo], gone: Sequence[store.RecordingInfo]) -> None:
+    """Raises RetokenizeFailed where files are missing that cannot be done without."""
+    if gone:
+        raise RetokenizeFailed(
+            f"{len(gone)} of {len(recordings)} files are missing, the first is {gone[0].name!r}: bring them back, "
+            "or delete those recordings from the archive"
+        )

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path
 from sqlalchemy import Connection
 
 from indexer import store
-from service import archives, retokenizing
+from service import archives
 from service.access import ADMIN, WRITE
 from service.deps import BackendDep
 from service.jobs import uploads
@@ -25,7 +25,7 @@ NamePath = Annotated[str, Path(description="of an archive; a slash in it is writ
 def list_archives(backend: BackendDep) -> ArchivesOut:
     """All archives with what is in force in each."""
     with backend.connect() as connection:
-        listed = retokenizing.without_spares(store.list_archives(connection))
+        listed = [archive for archive in store.list_archives(connection) if archive.beside_id is None]
     return ArchivesOut(archives=[archive_out(archive) for archive in listed])
 
 

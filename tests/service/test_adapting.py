@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 pytest.importorskip("torch", reason="the train extra is not installed")
 
-from indexer import database, pipeline, store
+from indexer import database, pipeline, spares, store
 from model.tokenizer import Tokenizer
 from service import adapting, registry, retokenizing
 from service.clips import read_clip
@@ -129,17 +129,37 @@ def test_the_archive_is_made_anew_with_the_same_names(
     shutil.copy(sound / "beside.opus", sound / SHOWS[1] / "new.opus")  # the folder holds more than the archive by now
     retokenizing.retokenize(engine, archive, tokenizers[1], workers=1)
     after = state(engine)
-    assert names(engine) == [archive]
+    assert names(engine) == [archive, "shows~before"]
     assert after["recordings"] == before["recordings"]
     assert after["counted"] == before["counted"]
     assert after["ids"] == before["ids"]
     assert after["codebook"][0] == before["codebook"][0] == "tokenizer"
     assert after["tokenizer"] == Tokenizer(tokenizers[1]).info.sha256 != before["tokenizer"]
     assert after["tokens"] != before["tokens"]
-    assert all(count == 1 for count in left_over(engine).values()), left_over(engine)
+    assert all(count == 2 for count in archives_in(engine).values()), archives_in(engine)
+    # And back, and forth: what it was is kept in turn.
+    paths = {before["tokenizer"]: tokenizers[0], after["tokenizer"]: tokenizers[1]}
+    for expected in (before, after):
+        done = retokenizing.back(engine, archive, paths.__getitem__, workers=1)
+        assert (done.indexed, done.unchanged) == (0, len(before["recordings"]))
+        assert without_codebook(state(engine)) == without_codebook(expected)
+        assert all(count == 2 for count in archives_in(engine).values()), archives_in(engine)
 
 
-def left_over(engine: Engine) -> dict[str, int]:
+def without_codebook(state: dict[str, Any]) -> dict[str, Any]:
+    return state | {"codebook": state["codebook"][0]}
+
+
+def without_ids(state: dict[str, Any]) -> dict[str, Any]:
+    return state | {"ids": sorted(state["ids"])}
+
+
+def put_beside(engine: Engine, spare: str, archive: str) -> None:
+    with engine.begin() as connection:
+        spares.put_beside(connection, store.get_archive(connection, spare), store.get_archive(connection, archive))
+
+
+def archives_in(engine: Engine) -> dict[str, int]:
     """How many archives the rows of each table belong to."""
     with database.connect(engine) as connection:
         return {
@@ -151,9 +171,10 @@ def left_over(engine: Engine) -> dict[str, int]:
 def test_others_see_the_old_archive_until_the_new_one_is_there(
     engine: Engine, archive: str, sound: Path, tokenizers: tuple[Path, Path]
 ) -> None:
-    spare = retokenizing.spare_name(archive)
+    spare = spares.name_of(archive, spares.MADE)
     paths = [sound, sound.parent / "alone" / "deep" / "abend.opus"]
     pipeline.index_archive(engine, paths, spare, tokenizers[1], workers=1, codebook="tokenizer", codes=False)
+    put_beside(engine, spare, archive)
     before, new = state(engine), state(engine, spare)
     with database.connect(engine) as connection:
         transaction = connection.begin()
@@ -164,7 +185,9 @@ def test_others_see_the_old_archive_until_the_new_one_is_there(
         with connection.begin():
             retokenizing.replace_archive(connection, archive, spare)
             assert state(engine) == before
-    assert (names(engine), state(engine)) == ([archive], new | {"ids": before["ids"]})
+    kept = spares.name_of(archive, spares.KEPT)
+    assert (names(engine), state(engine)) == ([archive, kept], new | {"ids": before["ids"]})
+    assert without_ids(state(engine, kept)) == without_ids(before)
 
 
 def test_whatever_fails_the_old_archive_stays(
@@ -193,10 +216,14 @@ def test_what_another_tokenizer_left_is_no_obstacle(
     engine: Engine, archive: str, sound: Path, tokenizers: tuple[Path, Path]
 ) -> None:
     before = state(engine)
-    spare = retokenizing.spare_name(archive)
+    spare = spares.name_of(archive, spares.MADE)
     pipeline.index_archive(engine, [sound / "beside.opus"], spare, tokenizers[0], workers=1)
+    # Unless it is an archive of its own, which nobody takes away.
+    with pytest.raises(store.ArchiveNameTaken, match="'shows~adapting': delete it first"):
+        retokenizing.retokenize(engine, archive, tokenizers[1], workers=1)
+    put_beside(engine, spare, archive)
     retokenizing.retokenize(engine, archive, tokenizers[1], workers=1)
-    assert (names(engine), state(engine)["recordings"]) == ([archive], before["recordings"])
+    assert (names(engine), state(engine)["recordings"]) == ([archive, "shows~before"], before["recordings"])
 
 
 # The command.
@@ -260,7 +287,7 @@ def test_adapt_reports_and_applies_only_when_told(
     assert applied.exit_code == 0, applied.stderr
     assert json.loads(applied.stdout)["applied"] is True
     after = state(engine)
-    assert (names(engine), after["recordings"]) == ([archive], before["recordings"])
+    assert (names(engine), after["recordings"]) == ([archive, "shows~before"], before["recordings"])
     assert after["tokenizer"] == adapted.sha256
     kept = home / registry.FOLDER / f"small-0-adapted-{adapted.sha256[:12]}.onnx"
     assert Tokenizer(kept).info.sha256 == adapted.sha256

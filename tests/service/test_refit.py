@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from indexer import fitting, pipeline, store
 from service.app import create_app
 from service.deps import Backend
 from service.jobs import queue
-from service.retokenizing import RetokenizeFailed, refit
+from service.retokenizing import NothingKept, RetokenizeFailed, back, recordings_of, refit
 from service.settings import Settings
 from tests.conftest import ToneFile, database_url
 from tests.service.conftest import DEMO, run_cli
@@ -87,14 +87,17 @@ def test_an_archive_that_grows_is_fitted_anew(own: TestClient, home: Path, query
     until(lambda: seen(own, watch))
     assert own.get(f"/v1/watches/{watch}/hits").json()["hits"] == hits
     # And it finds with confidence what is there: service/demo/truth.tsv.
-    found = own.post("/v1/search", files={"file": clip}, data={"archive": "air", "min_score": 0.5}).json()["hits"]
-    assert {hit["recording"]["name"] for hit in found} == {"01-monday.opus", "04-thursday.opus", "10-late-night.opus"}
-    # Nothing is left of what was made beside it, and files that were sent in are there still.
+    found = own.post("/v1/search", files={"file": clip}, data={"archive": "air", "limit": 4}).json()["hits"]
+    best = {hit["recording"]["name"] for hit in found[:3]}
+    assert best == {"01-monday.opus", "04-thursday.opus", "10-late-night.opus"}
+    assert found[2]["score"] > 5 * found[3]["score"]
+    # What it was before is kept, nothing else is left beside it, and files that were sent in are there still.
     backend: Backend = own.app.state.backend  # type: ignore[attr-defined]
     with backend.connect() as connection:
-        kept = store.get_archive(connection, "air")
+        beside = {one.name: one for one in store.list_archives(connection)}
         codebooks = connection.exec_driver_sql("SELECT id FROM codebook").scalars().all()
-    assert codebooks == [kept.codebook_id]
+    assert sorted(beside) == ["air", "air~before"]
+    assert sorted(codebooks) == sorted([beside["air"].codebook_id, beside["air~before"].codebook_id])
     assert all(own.get(f"/v1/recordings/{one['id']}/audio").status_code == 200 for one in after.values())
 
 
@@ -112,6 +115,68 @@ def test_the_same_fit_again_changes_nothing(
     assert asked() == before
     gone = run_cli(home, tokenizer_path, "refit", "nothing")
     assert (gone.returncode, "archive_not_found" in gone.stderr) == (1, True)
+
+
+def test_an_archive_goes_back_to_what_it_was_before(engine: Engine, tone_file: ToneFile, tokenizer_path: Path) -> None:
+    def tokens(name: str) -> dict[str, list[bytes]]:
+        with engine.connect() as connection:
+            rows = connection.execute(
+                text("""
+                    SELECT recording.name, tokens FROM segment JOIN recording ON recording.id = recording_id
+                    JOIN archive ON archive.id = recording.archive_id AND archive.codebook_id = recording.codebook_id
+                    WHERE archive.name = :name ORDER BY recording.name, position
+                """),
+                {"name": name},
+            ).all()
+        return {name: [row.tokens for row in rows if row.name == name] for name in {row.name for row in rows}}
+
+    def ids() -> dict[str, int]:
+        with engine.connect() as connection:
+            archive = store.get_archive(connection, "a")
+            assert archive.segments == sum(len(strings) for strings in tokens("a").values())
+            return {one.name: one.id for one in recordings_of(connection, archive)}
+
+    for number in range(4):
+        folder = tone_file(f"{number}.wav", seconds=40, seed=number).parent
+    pipeline.index_archive(engine, [folder / "0.wav"], "a", tokenizer_path, workers=1, codebook="tokenizer")
+    with pytest.raises(NothingKept):
+        back(engine, "a", lambda _: tokenizer_path, workers=1)
+    pipeline.index_archive(engine, [folder], "a", tokenizer_path, workers=1)
+    first = tokens("a")
+    assert refit(engine, "a", tokenizer_path, workers=1).codebook_kind == "archive"
+    second, known = tokens("a"), ids()
+    assert all(first[name] != second[name] for name in first)
+    # One is gone, one has changed, one is new, and the file of another is not there.
+    with engine.begin() as connection:
+        store.delete_recording(connection, store.get_archive(connection, "a").id, "0.wav")
+    assert "0.wav" not in tokens("a~before")
+    tone_file("1.wav", seconds=30, seed=9)
+    tone_file("4.wav", seconds=20, seed=4)
+    (folder / "0.wav").unlink()
+    pipeline.index_archive(engine, [folder], "a", tokenizer_path, workers=1)
+    (folder / "2.wav").rename(folder / "2.away")
+    report = back(engine, "a", lambda _: tokenizer_path, workers=1)
+    assert (report.indexed, report.unchanged, report.codebook_kind) == (2, 1, "tokenizer")
+    now = tokens("a")
+    assert {name: strings for name, strings in now.items() if name in ("2.wav", "3.wav")} == {
+        name: strings for name, strings in first.items() if name in ("2.wav", "3.wav")
+    }
+    assert sorted(now) == ["1.wav", "2.wav", "3.wav", "4.wav"]
+    assert now["1.wav"] != first["1.wav"]
+    assert {name: ids()[name] for name in ("1.wav", "2.wav", "3.wav")} == {
+        name: known[name] for name in ("1.wav", "2.wav", "3.wav")
+    }
+    # And forth: but not without the sound of one that came meanwhile and that what is kept does not have.
+    with engine.begin() as connection:
+        kept = store.get_archive(connection, "a~before")
+        store.delete_recording(connection, kept.id, "4.wav")
+    (folder / "4.wav").rename(folder / "4.away")
+    with pytest.raises(RetokenizeFailed, match=r"2 of 4|1 of 4"):
+        back(engine, "a", lambda _: tokenizer_path, workers=1)
+    assert tokens("a") == now
+    (folder / "4.away").rename(folder / "4.wav")
+    assert back(engine, "a", lambda _: tokenizer_path, workers=1).codebook_kind == "archive"
+    assert tokens("a")["3.wav"] == second["3.wav"]
 
 
 def test_an_archive_that_lacks_files_keeps_its_codebook(
