@@ -6,7 +6,7 @@
 # Paths stand in the shell's quotes and never in a target, since make cannot have spaces in those.
 
 VENV ?= .venv
-TEST_EXTRAS = cpu,train,dev
+TEST_EXTRAS = cpu,train,cluster,dev
 PYTHON ?=
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=

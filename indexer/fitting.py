@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from indexer.discover import FoundFile
 from indexer.messages import Hear, Heard, Part
-from indexer.pool import Pool
+from indexer.workforce import Workforce
 from model.codebook import PQ_PARTS, SWITCH_PENALTY, Codebook, codebook_size, fit_codebook
 from model.tokenizer import Tokenizer
 
@@ -58,7 +58,7 @@ class Fitted:
 
 
 def fit(
-    pool: Pool,
+    pool: Workforce,
     tokenizer: Tokenizer,
     files: Sequence[FoundFile],
     durations_s: dict[str, float],
@@ -140,7 +140,7 @@ def held_to_rate(codebook: Codebook, parts: Sequence[Part], frame_s: float, seed
 
 
 def _sample(
-    pool: Pool,
+    pool: Workforce,
     files: Sequence[FoundFile],
     durations_s: dict[str, float],
     frame_s: float,

@@ -10,11 +10,13 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, text
 
 from indexer import fitting, intake, store
+from indexer.cluster import ClusterPool
 from indexer.database import translated
 from indexer.discover import Failure, Found, FoundFile, Known, Plan, discover, plan
 from indexer.messages import Index, Indexed, Measure, Measured, Setup, Task, UseCodebook
 from indexer.pool import Pool
 from indexer.report import IndexReport, Progressed, Run
+from indexer.workforce import Workforce
 from model.codebook import Codebook
 from model.tokenizer import Device, Tokenizer
 
@@ -41,6 +43,7 @@ def index_archive(
     device: Device = "cpu",
     progress: Callable[[Progressed], None] | None = None,
     seed: int = 0,
+    scheduler: str | None = None,
 ) -> IndexReport:
     """Index the audio files in `paths` (folders and files) into an archive, which is made where there is none.
 
@@ -48,14 +51,16 @@ def index_archive(
     rows that it had; each other file is stored in a transaction of its own, so a run that breaks off loses only the
     files it was at, and another run finishes the rest. `codebook` matters to an archive without recordings; None
     fits an own one where there are two minutes of speech; without `codes` no product quantiser is kept, and segments
-    have tokens alone. The same files and `seed` give the same rows.
+    have tokens alone. The same files and `seed` give the same rows, also where the workers of the Dask `scheduler` at
+    that address do the work.
 
     Raises NoAudioFound, TokenizerError, TokenizerMismatch, BadArchiveName, ArchiveBusy, CodebookInForce,
-    CodebookTooLittleAudio, DatabaseError, WorkersFailed.
+    CodebookTooLittleAudio, DatabaseError, WorkersFailed, ClusterMissing, SchedulerLost.
     """
     return index_files(
         engine, discover(paths), archive, tokenizer_path,
         workers=workers, codebook=codebook, codes=codes, device=device, progress=progress, seed=seed,
+        scheduler=scheduler,
     )  # fmt: skip
 
 
@@ -71,6 +76,7 @@ def index_files(
     device: Device = "cpu",
     progress: Callable[[Progressed], None] | None = None,
     seed: int = 0,
+    scheduler: str | None = None,
     descriptions: Mapping[str, intake.Description] | None = None,
     replace: bool = False,
 ) -> IndexReport:
@@ -94,10 +100,15 @@ def index_files(
                 intake.touch_recording(connection, old.id, os.fsencode(file.path), file.bytes, file.mtime_ns)
         run.failed += _described(connection, info.id, known, work, descriptions)
         if work.index:
-            with Pool(min(workers, len(work.index)), Setup(Path(tokenizer_path), device)) as pool:
+            with _workforce(min(workers, len(work.index)), Setup(Path(tokenizer_path), device), scheduler) as pool:
                 _index(connection, info, work.index, tokenizer, pool, run, codebook, codes, seed, descriptions)
             _settle(connection)
         return _report(connection, archive, len(found.files) + len(found.failed), work, run, tokenizer)
+
+
+def _workforce(workers: int, setup: Setup, scheduler: str | None) -> Workforce:
+    """So many processes of this machine, or the workers of the scheduler at that address."""
+    return Pool(workers, setup) if scheduler is None else ClusterPool(scheduler, setup)
 
 
 @contextmanager
@@ -136,7 +147,7 @@ def _index(
     archive: store.ArchiveInfo,
     files: Sequence[FoundFile],
     tokenizer: Tokenizer,
-    pool: Pool,
+    pool: Workforce,
     run: Run,
     kind: fitting.Kind | None,
     codes: bool,
@@ -178,7 +189,7 @@ def _index(
         run.tell("indexing", done_s, total_s)
 
 
-def _measure(pool: Pool, files: Sequence[FoundFile], run: Run) -> dict[str, float]:
+def _measure(pool: Workforce, files: Sequence[FoundFile], run: Run) -> dict[str, float]:
     """Seconds of each file as its container claims, or as its size suggests."""
     run.tell("looking", 0.0, 0.0)
     batches: list[Task] = [
