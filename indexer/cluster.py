@@ -39,7 +39,7 @@ CARRIED_BYTES = 8 << 20  # of embeddings that go along with a task; more are che
 class ClusterMissing(Exception):
     """Dask is not installed."""
 
-    code = "cluster_missing"
+    code = "cluster_extra_missing"
 
 
 class SchedulerLost(Exception):
@@ -208,7 +208,7 @@ class ClusterPool:
         try:
             from distributed import Client
         except ImportError as error:
-            raise ClusterMissing('a cluster needs Dask: pip install "sayagain[cluster]"') from error
+            raise ClusterMissing("distributed is needed: pip install 'sayagain[cluster]'") from error
         until = time.monotonic() + patience_s
         while True:
             try:

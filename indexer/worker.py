@@ -13,11 +13,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
+from indexer import sources
 from indexer.discover import Failure, FoundFile, hash_file
 from indexer.intake import NewSegment
 from indexer.messages import (
@@ -25,6 +27,7 @@ from indexer.messages import (
     Busy,
     Hear,
     Heard,
+    Index,
     Indexed,
     Measure,
     Measured,
@@ -36,6 +39,7 @@ from indexer.messages import (
     UseCodebook,
 )
 from indexer.segment import Segment, Segmenter
+from indexer.sources import Place, Url
 from model import audio
 from model.tokenizer import Tokenizer
 
@@ -71,9 +75,10 @@ class Worker:
         if isinstance(task, Measure):
             return Measured([self._claimed_s(file.path) for file in task.files])
         try:
-            if isinstance(task, Hear):
-                return self.hear(task.file, task.stride, task.limit_s)
-            return self.index(task.file) if task.heard is None else self.index_heard(task.heard)
+            heard = task.heard if isinstance(task, Index) else None
+            if heard is not None:
+                return self.index_heard(heard)
+            return self._fetched(task, task.file.path) if isinstance(task.file.path, Url) else self._read(task)
         except (audio.AudioError, FileChanged, AudioTooShort) as error:
             return Failure(task.file.name, error.code, str(error))
         except MemoryError:
@@ -84,6 +89,23 @@ class Worker:
             traceback.print_exc()
             line = (str(error).strip().splitlines() or [""])[0]
             return Failure(task.file.name, "internal_error", f"{type(error).__name__}: {line}")
+
+    def _read(self, task: Hear | Index) -> Heard | Indexed:
+        if isinstance(task, Hear):
+            return self.hear(task.file, task.stride, task.limit_s)
+        return self.index(task.file)
+
+    def _fetched(self, task: Hear | Index, url: Url) -> Heard | Indexed:
+        """What is read of a file that lies elsewhere. Raises as `hear`."""
+        with sources.fetched(url, self._fed) as (path, size, stamp):
+            result = self._read(replace(task, file=replace(task.file, path=path)))
+        if sources.look(url) != (size, stamp):
+            raise FileChanged("the file was written to while it was being read")
+        return replace(result, file=replace(task.file, bytes=size, mtime_ns=stamp))
+
+    def _fed(self) -> None:
+        if self.watchdog is not None:
+            self.watchdog.fed()
 
     def hear(self, file: FoundFile, stride: int, limit_s: float) -> Heard:
         """Embed what is wanted of a file. Raises AudioError, AudioTooShort, FileChanged, OSError."""
@@ -120,9 +142,10 @@ class Worker:
         embeddings = self.tokenizer.embed(segment.samples, segment.before, segment.after)
         return Part(segment.start_frame, embeddings, segment.speech)
 
-    def _claimed_s(self, path: Path) -> float | None:
-        if self.watchdog is not None:
-            self.watchdog.fed()
+    def _claimed_s(self, path: Place) -> float | None:
+        self._fed()
+        if isinstance(path, Url):
+            return sources.claimed_s(path)
         try:
             return audio.duration_s(path)
         except audio.AudioError:
@@ -178,20 +201,21 @@ class _Reading:
 
     def __init__(self, file: FoundFile, tokenizer: Tokenizer, watchdog: Watchdog | None) -> None:
         info = tokenizer.info
-        self.file = file
+        assert isinstance(file.path, Path)  # what lies elsewhere has been fetched
+        self.file, self._path = file, file.path
         self._watchdog = watchdog
         self._frame_s = info.frame_seconds
-        self._before = _stat(file.path)
+        self._before = _stat(self._path)
         if self._before.st_size == 0:
             raise audio.AudioEmpty("the file is empty (0 bytes)")
-        self.sha256 = hash_file(file.path, self._fed)
+        self.sha256 = hash_file(self._path, self._fed)
         self._cutter = Segmenter(info.left_context_samples, info.right_context_samples, tokenizer.frame_samples)
 
     def segments(self) -> Iterator[Segment]:
         return self._cutter.segments(self._chunks())
 
     def _chunks(self) -> Iterator[audio.Samples]:
-        for chunk in audio.read_chunks(self.file.path):
+        for chunk in audio.read_chunks(self._path):
             self._fed()
             yield chunk
 
@@ -206,7 +230,7 @@ class _Reading:
 
     def finish(self) -> FoundFile:
         """The file as it was while it was read. Raises FileChanged, AudioTooShort."""
-        before, after = self._before, _stat(self.file.path)
+        before, after = self._before, _stat(self._path)
         if (before.st_size, before.st_mtime_ns, before.st_ino) != (after.st_size, after.st_mtime_ns, after.st_ino):
             raise FileChanged("the file was written to while it was being read")
         if self._cutter.total_samples < self._cutter.frame_samples:
