@@ -1,4 +1,4 @@
-"""From folders and files that were named to the recordings in them, and to what is new, changed or unchanged."""
+"""From folders and files that were named to the recordings in them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 # What counts as audio when a folder is walked; a file that is named directly is always tried.
@@ -53,29 +53,6 @@ class Found:
     failed: list[Failure]
 
 
-@dataclass(frozen=True)
-class Known:
-    """A recording as the archive has it; `sha256` in hex, `current` where its codebook is the one in force."""
-
-    id: int
-    path: Path
-    bytes: int
-    mtime_ns: int
-    sha256: str
-    current: bool
-
-
-@dataclass
-class Plan:
-    """What a run has to do."""
-
-    index: list[FoundFile] = field(default_factory=list)  # new or changed
-    unchanged: int = 0
-    touched: list[tuple[Known, FoundFile]] = field(default_factory=list)  # same content, other time stamp
-    moved: list[tuple[Known, FoundFile]] = field(default_factory=list)  # same content, the old path is gone
-    failed: list[Failure] = field(default_factory=list)
-
-
 def discover(paths: Iterable[Path | str], within: Sequence[Path] | None = None) -> Found:
     """The audio files in `paths`, folders walked to the bottom and files taken as they are.
 
@@ -99,7 +76,7 @@ def discover(paths: Iterable[Path | str], within: Sequence[Path] | None = None) 
                 failed.append(found)
             elif name not in files:
                 files[name] = found
-            elif not _same_file(files[name].path, path):
+            elif not same_file(files[name].path, path):
                 failed.append(Failure(name, "name_conflict", f"{printable(files[name].path)} has the same name"))
     if not files and not failed:
         named = ", ".join(printable(root) for root in roots) or "nothing"
@@ -123,46 +100,6 @@ def printable(path: Path | str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in recording_name(Path(path)))
 
 
-def plan(files: Sequence[FoundFile], known: dict[str, Known], *, replace: bool = False) -> Plan:
-    """Compare what was found with what the archive has, by path, size and time first, then by content.
-
-    With `replace` a file may take the place of one of its name that is still where it was.
-    """
-    result = Plan()
-    for file in files:
-        old = known.get(file.name)
-        if old is None:
-            result.index.append(file)
-            continue
-        here = old.path == file.path or _same_file(old.path, file.path)
-        if not here and not replace and os.path.lexists(old.path):
-            message = f"the archive has a recording of this name from {printable(old.path)}: give it another archive"
-            result.failed.append(Failure(file.name, "name_conflict", message))
-            continue
-        if not old.current or old.bytes != file.bytes:
-            result.index.append(file)
-        elif here and old.mtime_ns == file.mtime_ns and old.path == file.path:
-            result.unchanged += 1
-        else:
-            _compare_content(file, old, here, result)
-    return result
-
-
-def _compare_content(file: FoundFile, old: Known, here: bool, result: Plan) -> None:
-    try:
-        same = hash_file(file.path) == old.sha256
-    except OSError as error:
-        result.failed.append(_unreadable(file.name, error))
-        return
-    if not same:
-        result.index.append(file)
-    elif here:
-        result.unchanged += 1
-        result.touched.append((old, file))
-    else:
-        result.moved.append((old, file))
-
-
 def hash_file(path: Path, read: Callable[[], None] | None = None) -> str:
     """SHA-256 of a file's content in hex; `read` is told of each part. Raises OSError."""
     digest = hashlib.sha256()
@@ -178,7 +115,7 @@ def _walk(root: Path, failed: list[Failure], within: Sequence[Path] | None) -> l
     """All audio files under `root`, each folder visited once, hidden ones and those that are not `within` left out."""
 
     def unreadable(error: OSError) -> None:
-        failed.append(_unreadable(recording_name(Path(error.filename).relative_to(root)), error))
+        failed.append(unreadable_failure(recording_name(Path(error.filename).relative_to(root)), error))
 
     seen: set[tuple[int, int]] = set()
     out: list[Path] = []
@@ -209,7 +146,7 @@ def _look(name: str, path: Path) -> FoundFile | Failure:
     try:
         about = path.stat()
     except OSError as error:
-        return _unreadable(name, error)
+        return unreadable_failure(name, error)
     if not stat.S_ISREG(about.st_mode):
         return Failure(name, "audio_unreadable", "cannot read the file: it is not a regular file")
     return FoundFile(name, path, about.st_size, about.st_mtime_ns)
@@ -219,12 +156,14 @@ def _outside(name: str) -> Failure:
     return Failure(name, "outside_roots", "it lies outside the folders that may be indexed")
 
 
-def _same_file(one: Path, other: Path) -> bool:
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file that is there."""
     try:
         return os.path.samefile(one, other)
     except OSError:
         return False
 
 
-def _unreadable(name: str, error: OSError) -> Failure:
+def unreadable_failure(name: str, error: OSError) -> Failure:
+    """For a file that the system does not let be read."""
     return Failure(name, "audio_unreadable", f"cannot read: {error.strerror or error}")

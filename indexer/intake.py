@@ -195,9 +195,18 @@ def _copy_segments(
             ))  # fmt: skip
 
 
-def touch_recording(connection: Connection, recording_id: int, path: bytes, size: int, mtime_ns: int) -> None:
-    """Note where a recording whose content is the same lies now."""
+def touch_recording(
+    connection: Connection, recording_id: int, name: str, path: bytes, size: int, mtime_ns: int
+) -> None:
+    """Note where a recording whose content is the same lies, and its name, also in what stands beside the archive."""
     connection.execute(
-        text("UPDATE recording SET path = :path, bytes = :bytes, mtime_ns = :mtime_ns WHERE id = :id"),
-        {"path": path, "bytes": size, "mtime_ns": mtime_ns, "id": recording_id},
+        text("""
+            UPDATE recording SET name = :name FROM recording AS own JOIN archive ON archive.beside_id = own.archive_id
+            WHERE own.id = :id AND own.name <> :name AND recording.archive_id = archive.id AND recording.name = own.name
+        """),
+        {"name": name, "id": recording_id},
+    )
+    connection.execute(
+        text("UPDATE recording SET name = :name, path = :path, bytes = :bytes, mtime_ns = :mtime_ns WHERE id = :id"),
+        {"name": name, "path": path, "bytes": size, "mtime_ns": mtime_ns, "id": recording_id},
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
@@ -12,8 +12,9 @@ from sqlalchemy import Connection, Engine, text
 from indexer import fitting, intake, store
 from indexer.cluster import ClusterPool
 from indexer.database import translated
-from indexer.discover import Failure, Found, FoundFile, Known, Plan, discover, plan
+from indexer.discover import Failure, Found, FoundFile, discover
 from indexer.messages import Index, Indexed, Measure, Measured, Setup, Task, UseCodebook
+from indexer.plan import Known, Plan, plan
 from indexer.pool import Pool
 from indexer.report import IndexReport, Progressed, Run
 from indexer.workforce import Workforce
@@ -44,15 +45,17 @@ def index_archive(
     progress: Callable[[Progressed], None] | None = None,
     seed: int = 0,
     scheduler: str | None = None,
+    prune: bool = False,
 ) -> IndexReport:
     """Index the audio files in `paths` (folders and files) into an archive, which is made where there is none.
 
-    What the archive has already and is unchanged is skipped. A file that cannot be indexed is reported and keeps the
-    rows that it had; each other file is stored in a transaction of its own, so a run that breaks off loses only the
-    files it was at, and another run finishes the rest. `codebook` matters to an archive without recordings; None
-    fits an own one where there are two minutes of speech; without `codes` no product quantiser is kept, and segments
-    have tokens alone. The same files and `seed` give the same rows, also where the workers of the Dask `scheduler` at
-    that address do the work.
+    What the archive has already and is unchanged is skipped, and what was moved or renamed keeps its tokens. With
+    `prune`, recordings whose file lay in `paths` and is gone are removed. A file that cannot be indexed is reported and
+    keeps the rows that it had; each other file is stored in a transaction of its own, so a run that breaks off loses
+    only the files it was at, and another run finishes the rest. `codebook` matters to an archive without recordings;
+    None fits an own one where there are two minutes of speech; without `codes` no product quantiser is kept, and
+    segments have tokens alone. The same files and `seed` give the same rows, also where the workers of the Dask
+    `scheduler` at that address do the work.
 
     Raises NoAudioFound, TokenizerError, TokenizerMismatch, BadArchiveName, ArchiveBusy, CodebookInForce,
     CodebookTooLittleAudio, DatabaseError, WorkersFailed, ClusterMissing, SchedulerLost.
@@ -60,7 +63,7 @@ def index_archive(
     return index_files(
         engine, discover(paths), archive, tokenizer_path,
         workers=workers, codebook=codebook, codes=codes, device=device, progress=progress, seed=seed,
-        scheduler=scheduler,
+        scheduler=scheduler, prune=[Path(os.path.abspath(path)) for path in paths] if prune else (),
     )  # fmt: skip
 
 
@@ -79,10 +82,13 @@ def index_files(
     scheduler: str | None = None,
     descriptions: Mapping[str, intake.Description] | None = None,
     replace: bool = False,
+    again: frozenset[str] = frozenset(),
+    prune: Sequence[Path] = (),
 ) -> IndexReport:
     """`index_archive` for files that have been found, with what their owner says of each, by name.
 
-    With `replace` a file takes the place of a recording of its name wherever that is from. What `progress` raises ends
+    With `replace` a file takes the place of a recording of its name wherever that is from; those `again` are indexed
+    also where nothing has changed; what lay in a folder of `prune` and is gone is removed. What `progress` raises ends
     the run. Raises like `index_archive`, without NoAudioFound.
     """
     run = Run(progress)
@@ -93,11 +99,15 @@ def index_files(
         if codebook is not None and info.recordings and info.codebook_kind != codebook:
             raise CodebookInForce(f"the archive {archive!r} has a codebook of the kind {info.codebook_kind!r} in force")
         known = _known(connection, info)
-        work = plan(found.files, known, replace=replace)
+        work = plan(found.files, known, replace=replace, again=again, prune=prune)
         run.failed += work.failed
         with connection.begin():
             for old, file in work.touched + work.moved:
-                intake.touch_recording(connection, old.id, os.fsencode(file.path), file.bytes, file.mtime_ns)
+                path = os.fsencode(file.path)
+                intake.touch_recording(connection, old.id, file.name, path, file.bytes, file.mtime_ns)
+            for old in work.removed:
+                with contextlib.suppress(store.RecordingNotFound):  # somebody else has
+                    store.delete_recording(connection, info.id, old.id)
         run.failed += _described(connection, info.id, known, work, descriptions)
         if work.index:
             with _workforce(min(workers, len(work.index)), Setup(Path(tokenizer_path), device), scheduler) as pool:
@@ -111,7 +121,7 @@ def _workforce(workers: int, setup: Setup, scheduler: str | None) -> Workforce:
     return Pool(workers, setup) if scheduler is None else ClusterPool(scheduler, setup)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked_archive(engine: Engine, name: str, tokenizer: Tokenizer) -> Iterator[tuple[Connection, store.ArchiveInfo]]:
     """A connection that alone may index into the archive; the lock goes when the connection does, however it ends."""
     with engine.connect() as connection:
@@ -135,7 +145,7 @@ def _known(connection: Connection, archive: store.ArchiveInfo) -> dict[str, Know
         )
         return {
             row.name: Known(
-                row.id, Path(os.fsdecode(row.path)), row.bytes, row.mtime_ns, row.content_sha256.hex(),
+                row.id, row.name, Path(os.fsdecode(row.path)), row.bytes, row.mtime_ns, row.content_sha256.hex(),
                 row.codebook_id == archive.codebook_id,
             )
             for row in rows
@@ -262,6 +272,7 @@ def _report(connection: Connection, name: str, found: int, work: Plan, run: Run,
         indexed=run.indexed,
         unchanged=work.unchanged,
         moved=len(work.moved),
+        removed=[old.name for old in work.removed],
         failed=sorted(run.failed, key=lambda failure: (failure.name, failure.code)),
         audio_s=run.audio_s,
         speech_s=run.speech_s,

@@ -29,6 +29,8 @@ class Progressed:
 class IndexReport:
     """What a run did.
 
+    `moved` counts recordings whose file lies elsewhere now, or has another name; `removed` are the names of those that
+    went since their file is gone.
     `audio_s`, `speech_s`, `tokens` and `tokens_per_s` (tokens that begin in speech, a second of speech) are of the
     files indexed by this run; `entropy` is that of their tokens as a part of log K. `archive_s`, `bytes` and
     `bytes_per_hour` (rows with their indexes and the tables' overhead; the codebook apart) are of the whole archive,
@@ -40,6 +42,7 @@ class IndexReport:
     indexed: int
     unchanged: int
     moved: int
+    removed: list[str]
     failed: list[Failure]
     audio_s: float
     speech_s: float
@@ -72,6 +75,7 @@ class IndexReport:
             "indexed": self.indexed,
             "unchanged": self.unchanged,
             "moved": self.moved,
+            "removed": self.removed,
             "failed": [vars(failure) for failure in self.failed],
             "audio_s": round(self.audio_s, 3),
             "speech_s": round(self.speech_s, 3),

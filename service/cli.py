@@ -72,6 +72,9 @@ def index(
     codes: Annotated[
         bool, typer.Option(help="store eight bytes a frame as well, for a slightly better order of hits")
     ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="remove recordings whose file lay in PATHS and is gone")
+    ] = False,
     tokenizer: Annotated[
         str | None, typer.Option(help="fast, a name that `sayagain tokenizer list` shows, or an ONNX file")
     ] = None,
@@ -90,7 +93,7 @@ def index(
             report = pipeline.index_archive(
                 engine, paths, archive, file,
                 workers=workers, codebook=codebook.value if codebook else None, codes=codes,
-                device=settings.device, progress=progress,
+                device=settings.device, progress=progress, prune=prune,
             )  # fmt: skip
         output.print_failures(report, stderr)
         if as_json:

@@ -61,7 +61,9 @@ def print_failures(report: IndexReport, console: Console) -> None:
 def print_index_report(report: IndexReport, console: Console) -> None:
     """What a run did, in a few lines."""
     console.print(
-        f"{report.indexed} indexed, {report.unchanged} unchanged, {report.moved} moved, {len(report.failed)} failed; "
+        f"{report.indexed} indexed, {report.unchanged} unchanged, {report.moved} moved, "
+        + (f"{len(report.removed)} removed, " if report.removed else "")
+        + f"{len(report.failed)} failed; "
         f"{report.audio_s / 3600:.2f} h in {report.wall_s:.1f} s ({report.times_real_time:.0f}x real time), "
         f"{report.tokens_per_s:.1f} tokens a second of speech, "
         f"codebook of {report.codebook_size} ({report.codebook_kind}), "

@@ -37,11 +37,12 @@ def refit(
             sha256 = store.get_archive(connection, archive).tokenizer_sha256
         file_of = partial(registry.file_of, settings.home_path, settings.tokenizer)
         with output.IndexProgress(stderr) as progress:
-            how = retokenizing.back if back else retokenizing.refit
-            report = how(
-                engine, archive, file_of if back else file_of(sha256),
-                workers=workers, device=settings.device, progress=progress,
-            )  # fmt: skip
+            run = (
+                partial(retokenizing.back, tokenizers=file_of)
+                if back
+                else partial(retokenizing.refit, tokenizer=file_of(sha256))
+            )
+            report = run(engine, archive, workers=workers, device=settings.device, progress=progress)
         output.print_failures(report, stderr)
         if as_json:
             print_line(report.as_json())

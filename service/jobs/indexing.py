@@ -105,15 +105,17 @@ def _index_files(
 ) -> IndexReport:
     settings = backend.settings
     descriptions: dict[str, Description] = {}
+    prune: list[Path] = []
     if job.kind == "index_folder":
         path = folders.allowed(job.parameters["folder"], settings.roots)
         found = discover([path], settings.roots)
+        prune = [path] if job.parameters.get("prune") else []
     else:
         found, descriptions = _sent(job)
     return pipeline.index_files(
         backend.database, found, job.archive, tokenizer,
         workers=settings.index_workers, codes=False, device=settings.device, progress=progress,
-        descriptions=descriptions, replace=job.parameters.get("replace", False),
+        descriptions=descriptions, replace=job.parameters.get("replace", False), prune=prune,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ class IndexReportOut(Out):
     indexed: int
     unchanged: int
     moved: int
+    removed: tuple[str, ...] = ()  # names
     failed: list[FileFailureOut]
     audio_s: float
     wall_s: float
@@ -71,6 +72,7 @@ class FolderJobIn(BaseModel):
 
     archive: str = Field(default="default", min_length=1, max_length=200)
     folder: str = Field(min_length=1, max_length=4_000, description="below one of the roots in the settings")
+    prune: bool = Field(default=False, description="remove recordings whose file lay in it and is gone")
 
 
 def job_out(job: JobInfo) -> JobOut:

@@ -33,7 +33,8 @@ def index_folder(backend: BackendDep, response: Response, wanted: FolderJobIn) -
     path = folders.allowed(wanted.folder, backend.settings.roots)
     with backend.connect() as connection:
         archive = archives.open_or_make(connection, backend, wanted.archive)
-        job = queue.get(connection, queue.add(connection, archive.id, "index_folder", {"folder": str(path)}))
+        parameters = {"folder": str(path), "prune": wanted.prune}
+        job = queue.get(connection, queue.add(connection, archive.id, "index_folder", parameters))
         connection.commit()
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job_out(job)

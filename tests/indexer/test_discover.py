@@ -1,10 +1,12 @@
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from indexer.discover import FoundFile, Known, NoAudioFound, discover, hash_file, plan
+from indexer.discover import FoundFile, NoAudioFound, discover, hash_file
+from indexer.plan import Known, is_gone, plan
 
 
 def touch(path: Path, content: bytes = b"x") -> Path:
@@ -19,8 +21,8 @@ def names(*paths: Path) -> list[str]:
 
 def known(file: FoundFile, **changes: object) -> Known:
     values = {
-        "id": 1, "path": file.path, "bytes": file.bytes, "mtime_ns": file.mtime_ns, "sha256": hash_file(file.path),
-        "current": True,
+        "id": 1, "name": file.name, "path": file.path, "bytes": file.bytes, "mtime_ns": file.mtime_ns,
+        "sha256": hash_file(file.path), "current": True,
     }  # fmt: skip
     return Known(**(values | changes))  # type: ignore[arg-type]
 
@@ -132,6 +134,44 @@ def test_plan_moved_and_in_conflict(tmp_path: Path) -> None:
     new.write_bytes(b"other")
     (file,) = discover([new]).files
     assert plan([file], {"a.wav": before}).index == [file]
+
+
+def test_plan_finds_what_was_renamed(tmp_path: Path) -> None:
+    contents = {"a": b"one", "b": b"two", "c": b"two", "d": b"six"}
+    files = {name: discover([touch(tmp_path / f"{name}.wav", content)]).files[0] for name, content in contents.items()}
+    before = {file.name: known(file, id=n) for n, file in enumerate(files.values())}
+    for old, new in (("a", "x"), ("b", "y"), ("d", "z")):
+        (tmp_path / f"{old}.wav").rename(tmp_path / f"{new}.wav")
+    (tmp_path / "z.wav").write_bytes(b"ten")  # as long, but another
+    touch(tmp_path / "copy.wav", b"one")
+    touch(tmp_path / "c2.wav", b"two")  # of c, which is still there, or of b: of whichever is gone
+    found = discover([tmp_path]).files
+    result = plan(found, before)
+    assert [(old.name, file.name) for old, file in result.moved] == [("b.wav", "c2.wav"), ("a.wav", "copy.wav")]
+    assert [file.name for file in result.index] == ["x.wav", "y.wav", "z.wav"]
+    assert result.unchanged == 1
+    # Tokens of another codebook are of no use, whatever the name.
+    stale = {name: replace(one, current=False) for name, one in before.items()}
+    assert plan(found, stale).moved == []
+    assert result.removed == []
+
+
+def test_plan_removes_only_what_was_there_and_is_gone(tmp_path: Path) -> None:
+    paths = [touch(tmp_path / folder / f"{folder}{n}.wav", b"sound") for folder in "ab" for n in "123"]
+    before = {file.name: known(file) for path in paths for file in discover([path]).files}
+    for path in paths[0], paths[3]:
+        path.unlink()
+    (tmp_path / "a" / "a2.wav").rename(tmp_path / "a" / ".hidden.wav")
+    (tmp_path / "a" / ".hidden.wav").write_bytes(b"other")
+    found = discover([tmp_path / "a"]).files
+    assert plan(found, before).removed == []
+    assert [old.name for old in plan(found, before, prune=[tmp_path / "a"]).removed] == ["a1.wav", "a2.wav"]
+    assert [old.name for old in plan(found, before, prune=[tmp_path]).removed] == ["a1.wav", "a2.wav", "b1.wav"]
+    assert plan(found, before, prune=[tmp_path / "c", tmp_path / "a" / "a"]).removed == []
+    # What became a folder, or lies in what is no folder any more, is gone too; what cannot be looked at may be there.
+    assert is_gone(tmp_path / "a" / "a3.wav" / "below.wav")
+    assert not is_gone(tmp_path / "a" / "a3.wav")
+    assert not is_gone(tmp_path / ("x" * 300))
 
 
 def test_a_file_under_another_spelling_of_its_path_is_no_conflict(tmp_path: Path) -> None:

@@ -227,6 +227,39 @@ def test_moved_and_conflicting_files(
     assert index(copy).unchanged == 1
 
 
+def test_renamed_and_removed_files(
+    index: Indexing, engine: Engine, tmp_path: Path, folder: Path, tone_file: ToneFile
+) -> None:
+    for n in range(4):
+        tone_file(f"{n}.wav", 2.0, seed=n)
+    index()
+    before = {row[1]: row for row in rows(engine, ids=True)}
+    (folder / "deep").mkdir()
+    (folder / "0.wav").rename(folder / "deep" / "new.wav")
+    (folder / "1.wav").unlink()
+    (folder / "2.wav").unlink()
+    kept = index()
+    assert (kept.moved, kept.unchanged, kept.indexed, kept.removed) == (1, 1, 0, [])
+    tone_file("2.wav", 2.0, seed=7)  # back, and another one
+    done = index(prune=True)
+    assert (done.moved, done.unchanged, done.indexed, done.removed) == (0, 2, 1, ["1.wav"])
+    after = {row[1]: row for row in rows(engine, ids=True)}
+    assert sorted(after) == ["2.wav", "3.wav", "deep/new.wav"]
+    assert after["deep/new.wav"][0] == before["0.wav"][0]
+    assert after["deep/new.wav"][2:] == before["0.wav"][2:]
+    assert after["3.wav"] == before["3.wav"]
+    with engine.connect() as connection:
+        archive = store.get_archive(connection, "radio")
+        assert store.get_recording(connection, archive.id, "deep/new.wav").path == str(folder / "deep" / "new.wav")
+    assert (archive.recordings, archive.segments) == (3, len(rows(engine)))
+    # A folder that is empty by now may be one that is not mounted: nothing is removed.
+    shutil.rmtree(folder)
+    folder.mkdir()
+    with pytest.raises(NoAudioFound):
+        index(prune=True)
+    assert len(rows(engine)) == archive.segments
+
+
 def test_the_same_files_give_the_same_rows(index: Indexing, engine: Engine, tone_file: ToneFile) -> None:
     for n in range(6):
         tone_file(f"{n}.wav", 6.0 + n, seed=n)
