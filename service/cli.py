@@ -19,6 +19,7 @@ from service import (
     exporting,
     keymaking,
     learning,
+    listening,
     output,
     refitting,
     registry,
@@ -45,6 +46,7 @@ app.command()(learning.train)
 app.command()(learning.export)
 app.command()(adapting.adapt)
 app.command()(refitting.refit)
+app.command()(listening.listen)
 app.command()(evaluating.evaluate)
 app.command()(serving.serve)
 app.command()(configuring.config)
