@@ -15,6 +15,7 @@ from indexer.store import RecordingInfo
 from service.decoding import Decoders
 from service.rates import RateLimits
 from service.registry import Registry
+from service.replica import Readers, open_replica
 from service.schemas import MAX_ID
 from service.search.answer import Answer
 from service.search.cascade import SearchSettings
@@ -46,6 +47,7 @@ class Backend:
     surroundings: Surroundings
     search: SearchEngine
     decoders: Decoders
+    readers: Readers
     rates: RateLimits = field(default_factory=RateLimits)
 
     @classmethod
@@ -72,10 +74,14 @@ class Backend:
             lambda: registry.named(settings.deep_tokenizer),
             decoders.read_between,
         )
+        replica = settings.replica_url
+        home = settings.home_path
+        readers = Readers(engine, None if replica is None else open_replica(home, replica.get_secret_value()))
+        search.connect = readers.connect
         search.observe = observe
         search.index.clear_unused()
-        surroundings = Surroundings(engine, settings.home_path, registry)
-        return cls(settings, engine, surroundings, search, decoders)
+        surroundings = Surroundings(engine, settings.home_path, registry, readers.replica)
+        return cls(settings, engine, surroundings, search, decoders, readers)
 
     def connect(self) -> AbstractContextManager[Connection]:
         """A connection whose failures are DatabaseError.
@@ -85,9 +91,14 @@ class Backend:
         """
         return database.connect(self.database)
 
+    def reading(self) -> AbstractContextManager[Connection]:
+        """A connection like that for reading what may be a moment old: to the replica where there is one."""
+        return self.readers.connect()
+
     def close(self) -> None:
         """Give the database's connections back, and end the decoder processes."""
         self.decoders.close()
+        self.readers.close()
         self.database.dispose()
 
 
@@ -99,9 +110,11 @@ async def _backend(request: Request) -> Backend:  # async: nothing to wait for a
 BackendDep = Annotated[Backend, Depends(_backend)]
 
 
-def _recording(backend: BackendDep, recording: Annotated[int, Path(ge=0, le=MAX_ID)]) -> RecordingInfo:
+def _recording(
+    request: Request, backend: BackendDep, recording: Annotated[int, Path(ge=0, le=MAX_ID)]
+) -> RecordingInfo:
     """The recording of a path; no connection is held while its sound is sent."""
-    with backend.connect() as connection:
+    with backend.reading() if request.method in ("GET", "HEAD") else backend.connect() as connection:
         found = store.recordings_by_id(connection, [recording]).get(recording)
     if found is None:
         raise store.RecordingNotFound(f"there is no recording {recording}")

@@ -224,11 +224,20 @@ class HealthOut(Out):
     status: str = "ok"
 
 
+class ReplicaOut(Out):
+    """How far the read replica is behind: seconds, and bytes of the log where the primary can be asked."""
+
+    state: str = Field(description="ok, behind or unavailable")
+    lag_seconds: float | None = None
+    lag_bytes: int | None = None
+
+
 class ReadyOut(Out):
     """Whether searches would be answered, and if not, why; `warnings` are of what only some of them fail by."""
 
     ready: bool
     database: str = Field(description="ok, unavailable or outdated")
     tokenizer: str
+    replica: ReplicaOut | None = Field(default=None, description="where one is set")
     reasons: list[str] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)

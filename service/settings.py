@@ -28,6 +28,10 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         default=None, description="an external PostgreSQL >= 15; none: the embedded one"
     )
+    replica_url: SecretStr | None = Field(
+        default=None, description="a read replica of it, for searches, lists and sounds; none: they ask the primary"
+    )
+    replica_lag_s: float = Field(default=30.0, ge=0, description="a replica that is so far behind is warned of")
     tokenizer: Path = Field(default=DEFAULT_WEIGHTS, description="the tokenizer's ONNX file")
     device: Device = Field(default="cpu", description="cpu or cuda")
     threads: int = Field(default=0, ge=0, description="threads of one tokenizer run; 0: as many as there are cores")

@@ -20,6 +20,7 @@ from indexer.database import DatabaseError
 from indexer.overview import Overview
 from service.errors import message_of
 from service.registry import Registry
+from service.replica import ReplicaLook, ReplicaSeen
 
 LOOK_S = 0.8  # that an answer waits for a look; with all else it is there within a second
 QUERY_S = 5.0  # after which the database breaks a query off by itself
@@ -83,7 +84,7 @@ class FolderSeen:
 class Surroundings:
     """The database and the data folder of a service."""
 
-    def __init__(self, engine: Engine, home: Path, registry: Registry) -> None:
+    def __init__(self, engine: Engine, home: Path, registry: Registry, replica: Engine | None = None) -> None:
         self._home, self._registry = home, registry
         # Connections of its own: where requests hold all the others, the database is not down.
         self._engine = create_engine(
@@ -93,6 +94,7 @@ class Surroundings:
         )
         self.database = Look(self._look_at_database)
         self.folder = Look(self._look_at_folder)
+        self.replica = None if replica is None else Look[ReplicaSeen](ReplicaLook(engine, replica))
 
     def _look_at_database(self) -> DatabaseSeen:
         try:

@@ -24,7 +24,7 @@ NamePath = Annotated[str, Path(description="of an archive; a slash in it is writ
 @router.get("", operation_id="list_archives", responses=errors(503))
 def list_archives(backend: BackendDep) -> ArchivesOut:
     """All archives with what is in force in each."""
-    with backend.connect() as connection:
+    with backend.reading() as connection:
         listed = [archive for archive in store.list_archives(connection) if archive.beside_id is None]
     return ArchivesOut(archives=[archive_out(archive) for archive in listed])
 
@@ -49,7 +49,7 @@ def create(backend: BackendDep, wanted: ArchiveIn) -> ArchiveOut:
 @router.get("/{name:path}", operation_id="show_archive", responses=errors(404, 503))
 def show(backend: BackendDep, name: NamePath) -> ArchiveOut:
     """One archive."""
-    with backend.connect() as connection:
+    with backend.reading() as connection:
         return _shown(connection, name)
 
 

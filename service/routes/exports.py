@@ -21,7 +21,7 @@ _FILE: dict[int | str, dict[str, Any]] = {200: {"content": {kind: {} for kind in
 @router.post("/{kind}", operation_id="export_hits", response_class=Response, responses=_FILE | errors(404, 422, 503))
 def export(backend: BackendDep, kind: Format, wanted: ExportIn) -> Response:
     """A table of the hits, or a zip of label files, one for each recording; `hits` may be those of any answer."""
-    with backend.connect() as connection:
+    with backend.reading() as connection:
         recordings = store.recordings_by_id(connection, {hit.recording.id for hit in wanted.hits})
     marks = []
     for rank, hit in enumerate(wanted.hits, 1):

@@ -82,7 +82,7 @@ def list_recordings(
 ) -> RecordingsOut:
     """One page of an archive's recordings, by name."""
     asked = store.Filter(contains, where, external_id)
-    with backend.connect() as connection:
+    with backend.reading() as connection:
         found = store.get_archive(connection, archive)
         page = store.list_recordings(connection, found.id, limit + 1, offset, asked)
     more = offset + limit if len(page) > limit else None

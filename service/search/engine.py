@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,7 @@ from service.sound import Reader
 MOST_THREADS = 4  # of one batch
 
 Bool = npt.NDArray[np.bool_]
+Connect = Callable[[], AbstractContextManager[Connection]]
 Clips = dict[int, Query]  # examples that are clips, by their places in the question
 
 
@@ -90,6 +92,7 @@ class SearchEngine:
         """
         self.database = engine
         self.tokenizer = tokenizer
+        self.connect: Connect = partial(database.connect, engine)
         self._others = others
         self.settings = settings or SearchSettings()
         self.index = LocalIndex(folder)
@@ -101,18 +104,18 @@ class SearchEngine:
         self._samples: WeakKeyDictionary[View, rescoring.Codes] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
-    def search(self, request: Request) -> Answer:
-        """Run the cascade.
+    def search(self, request: Request, connect: Connect | None = None) -> Answer:
+        """Run the cascade; `connect` gives another connection than usual.
 
         Raises NoSpeech for a clip; RecordingNotFound, BadStretch, QueryTooLong for a stretch of a recording;
         ArchiveNotFound, ArchiveNotReady, TokenizerMismatch for the archive; DeepUnavailable.
         """
-        (answer,) = self.search_many([request])
+        (answer,) = self.search_many([request], connect)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def search_many(self, requests: Sequence[Request]) -> list[Answer | Exception]:
+    def search_many(self, requests: Sequence[Request], connect: Connect | None = None) -> list[Answer | Exception]:
         """Answers to several questions about one archive, which they see at one moment; cores share the work.
 
         A question whose clip or stretch is amiss has its exception in the answer's place. Raises ArchiveNotFound,
@@ -120,7 +123,7 @@ class SearchEngine:
         """
         if len({request.archive for request in requests}) != 1:
             raise ValueError("questions are asked of one archive at a time")
-        with database.connect(self.database) as connection:
+        with (connect or self.connect)() as connection:
             clock = Clock()
             session = self._open(connection, requests[0].archive)
             clock.lap("candidates")

@@ -15,6 +15,7 @@ from service.watches import schemas, watches
 from service.watches.watches import WatchInfo
 
 MOST_HITS = 1_000  # of one watch in the recordings of one turn
+STILL = 0.5  # of a watch's score: with as much, a place that it has found is still there
 TROUBLE_S = 60.0  # until a watch that could not search tries again
 
 log = logging.getLogger(__name__)
@@ -54,14 +55,14 @@ class Patrol:
                 log.warning("the watch %r cannot search: %s: %s", watch.name, code_of(error), message_of(error))
                 self._later[watch.id] = now + TROUBLE_S
                 return True
-            watches.put_hits(connection, watch.id, fresh, hits)
-            if hits and watch.webhook is not None:
-                body = schemas.message_of(watch, hits).model_dump_json().encode()
+            new = watches.put_hits(connection, watch, fresh, row.revision, hits)
+            if new and watch.webhook is not None:
+                body = schemas.message_of(watch, new).model_dump_json().encode()
                 watches.add_delivery(connection, watch.id, body)
             watches.has_seen(connection, watch.id, row.revision)
         return True
 
     def _found(self, connection: Connection, watch: WatchInfo, fresh: frozenset[int]) -> list[Hit]:
         examples = watches.examples_of(connection, watch.id)
-        request = Request(examples, watch.archive, MOST_HITS, watch.min_score, only=fresh)
-        return self._backend.search.search(request).hits
+        request = Request(examples, watch.archive, MOST_HITS, STILL * watch.min_score, only=fresh)
+        return self._backend.search.search(request, self._backend.connect).hits  # a replica may not have it yet
