@@ -190,15 +190,9 @@ def set_aside(
     """Recordings as an archive has them whose listener is still to make something of them: without a segment."""
     for one in recordings:
         number = intake.reserve_ids(connection, 1)[0]
+        # Of no bytes: whoever else comes to index the file does not take it for what has been stored.
         nothing = intake.NewRecording(
-            number,
-            one.name,
-            os.fsencode(one.path),
-            one.bytes,
-            one.mtime_ns,
-            _NO_SOUND.hex(),
-            one.duration_s,
-            codebook_id,
+            number, one.name, os.fsencode(one.path), 0, one.mtime_ns, _NO_SOUND.hex(), one.duration_s, codebook_id
         )
         intake.put_recording(connection, archive_id, nothing, [])
 

@@ -12,10 +12,14 @@ from sqlalchemy import Connection, Engine
 
 from indexer import database, intake, pipeline, spares, store
 from indexer.discover import Found, FoundFile
+from indexer.livelock import lock_switch
+from indexer.livesound import is_growing
+from indexer.livestore import set_aside
 from indexer.report import IndexReport, Progressed
 from model.tokenizer import Device, Tokenizer
 
 PAGE = 1_000  # recordings read at a time
+CATCH_UPS = 10  # times that recordings which came meanwhile are indexed too, before the switch
 
 
 class RetokenizeFailed(Exception):
@@ -32,7 +36,10 @@ class NothingKept(Exception):
 
 @dataclass(frozen=True)
 class _Held:
-    """An archive into which nobody else may index, its recordings, and the connection that sees to that."""
+    """An archive into which nobody else may index, its recordings, and the connection that sees to that.
+
+    Listeners add to it all the same: what grows is not among the recordings, and is left to them.
+    """
 
     connection: Connection
     archive: store.ArchiveInfo
@@ -94,8 +101,9 @@ def retokenize(
             codebook=None if anew else old.codebook_kind or "tokenizer",
             codes=codes, device=device, progress=progress,
         )  # fmt: skip
+        _catch_up(engine, held, spare.name, tokenizer, workers, device)
         with connection.begin():
-            replace_archive(connection, name, spare.name)
+            replace_archive(connection, name, spare.name, since=old.revision)
     return report
 
 
@@ -139,15 +147,18 @@ def back(
         gone = missing(held.recordings)
         lost = {recording.id for recording in gone}
         _require(held.recordings, [recording for recording in gone if there.get(recording.name) != recording.sha256])
+        tokenizer = tokenizers(kept.tokenizer_sha256)
         report = pipeline.index_files(
             engine, files_of([recording for recording in held.recordings if recording.id not in lost]), kept.name,
-            tokenizers(kept.tokenizer_sha256), workers=workers, device=device, progress=progress, replace=True,
+            tokenizer, workers=workers, device=device, progress=progress, replace=True,
         )  # fmt: skip
         if report.failed:
             first = report.failed[0]
             raise RetokenizeFailed(f"{len(report.failed)} files could not be indexed: {first.name}: {first.message}")
+        _catch_up(engine, held, kept.name, tokenizer, workers, device)
         with connection.begin():
-            replace_archive(connection, name, kept.name, elsewhere={recording.name for recording in gone})
+            elsewhere = {recording.name for recording in gone}
+            replace_archive(connection, name, kept.name, elsewhere=elsewhere, since=held.archive.revision)
     return report
 
 
@@ -159,17 +170,27 @@ def give_up(connection: Connection, name: str) -> None:
             store.delete_archive(connection, left.name)
 
 
-def replace_archive(connection: Connection, name: str, spare: str, elsewhere: set[str] | None = None) -> None:
+def replace_archive(
+    connection: Connection, name: str, spare: str, elsewhere: set[str] | None = None, since: int | None = None
+) -> None:
     """Give the archive `name` what was made for `spare`, which goes, in the caller's transaction.
 
-    Raises RetokenizeFailed where that lacks a recording that the archive has, or but for those `elsewhere` has it from
+    What came or grew since its revision `since` and is not among that is left to whoever listens. Raises
+    RetokenizeFailed where another recording that the archive has is lacking, or but for those `elsewhere` is from
     another place.
     """
     old, new = store.get_archive(connection, name), store.get_archive(connection, spare)
     store.lock_archive(connection, old, for_transaction=True)  # nobody adds to it from here on
-    wanted = {recording.name: recording.path for recording in recordings_of(connection, old)}
+    lock_switch(connection, old.id, "switches")  # nor does a listener
+    recordings = list(recordings_of(connection, old))
+    wanted = {recording.name: recording.path for recording in recordings}
     there = {recording.name: recording for recording in recordings_of(connection, new)}
     lacking = _lacking(wanted, there, elsewhere or set())
+    if lacking and since is not None and new.codebook_id is not None:
+        grown = set(store.recordings_since(connection, old.id, since, store.get_archive(connection, name).revision))
+        live = [r for r in recordings if r.name in lacking and r.id in grown and Path(r.path).is_file()]
+        set_aside(connection, new.id, new.codebook_id, live)
+        lacking = [name for name in lacking if name not in {recording.name for recording in live}]
     if lacking:
         raise RetokenizeFailed(
             f"{len(lacking)} of {len(wanted)} recordings could not be indexed again, the first is {lacking[0]!r}: the "
@@ -196,8 +217,21 @@ def _held(engine: Engine, name: str) -> Iterator[_Held]:
         with connection.begin():
             archive = store.get_archive(connection, name)
             store.lock_archive(connection, archive, for_transaction=False)
-            recordings = list(recordings_of(connection, archive))
+            recordings = [r for r in recordings_of(connection, archive) if not is_growing(Path(r.path))]
         yield _Held(connection, archive, recordings)
+
+
+def _catch_up(engine: Engine, held: _Held, spare: str, tokenizer: Path, workers: int, device: Device) -> None:
+    """Index what listeners have brought to its end since: little is left to do when the archives are switched."""
+    done = {recording.name for recording in held.recordings}
+    for _ in range(CATCH_UPS):
+        with held.connection.begin():
+            came = [r for r in recordings_of(held.connection, held.archive) if r.name not in done]
+        came = [r for r in came if Path(r.path).is_file() and not is_growing(Path(r.path))]
+        if not came:
+            return
+        pipeline.index_files(engine, files_of(came), spare, tokenizer, workers=workers, device=device)
+        done |= {recording.name for recording in came}
 
 
 def _require(recordings: Sequence[store.RecordingInfo], gone: Sequence[store.RecordingInfo]) -> None:

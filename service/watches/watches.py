@@ -135,24 +135,59 @@ def examples_of(connection: Connection, watch_id: int) -> list[Clip]:
     ]
 
 
-def put_hits(connection: Connection, watch_id: int, searched: Sequence[int], hits: Sequence[Hit]) -> None:
-    """Store what a watch has found in the recordings `searched`; what it found in an earlier state of them goes."""
-    connection.execute(
-        text("DELETE FROM watch_hit WHERE watch_id = :id AND recording_id = ANY(:searched)"),
-        {"id": watch_id, "searched": list(searched)},
-    )
-    rows = [
-        {"watch": watch_id, "recording": h.recording.id, "start": h.start_s, "end": h.end_s, "score": h.score}
-        for h in hits
-    ]
-    if rows:
+def put_hits(
+    connection: Connection, watch: WatchInfo, searched: Sequence[int], revision: int, hits: Sequence[Hit]
+) -> list[Hit]:
+    """Store what a watch has found in the recordings `searched`, as they were at a revision; the hits that are new.
+
+    A place that it has found before is no new hit, however often its recording is searched while that grows. It goes
+    where nothing like it is found there any more: for that, `hits` are also of scores below the watch's.
+    """
+    rows = connection.execute(
+        text("""
+            SELECT watch_hit.id, recording_id, start_s, end_s,
+                recording.revision <= :revision AND recording.segments > 0 AS is_searched
+            FROM watch_hit JOIN recording ON recording.id = recording_id
+            WHERE watch_id = :watch AND recording_id = ANY(:searched)
+        """),
+        {"watch": watch.id, "searched": list(searched), "revision": revision},
+    ).all()
+    gone = {row.id for row in rows if row.is_searched}
+    again: dict[int, dict[str, Any]] = {}
+    new: list[Hit] = []
+    for hit in hits:  # the best first
+        same = [row.id for row in rows if row.recording_id == hit.recording.id and _is_same(row, hit)]
+        gone -= set(same)
+        if hit.score < watch.min_score:
+            continue
+        if not same:
+            new.append(hit)
+        for number in same:
+            again.setdefault(number, {"id": number, "start": hit.start_s, "end": hit.end_s, "score": hit.score})
+    connection.execute(text("DELETE FROM watch_hit WHERE id = ANY(:gone)"), {"gone": list(gone)})
+    if again:
+        connection.execute(
+            text("UPDATE watch_hit SET start_s = :start, end_s = :end, score = :score WHERE id = :id"),
+            list(again.values()),
+        )
+    if new:
         connection.execute(
             text("""
                 INSERT INTO watch_hit (watch_id, recording_id, start_s, end_s, score)
                 VALUES (:watch, :recording, :start, :end, :score)
             """),
-            rows,
+            [
+                {"watch": watch.id, "recording": h.recording.id, "start": h.start_s, "end": h.end_s, "score": h.score}
+                for h in new
+            ],
         )
+    return new
+
+
+def _is_same(row: Row[Any], hit: Hit) -> bool:
+    """Whether two places are one: they share half of the shorter."""
+    shared_s = min(row.end_s, hit.end_s) - max(row.start_s, hit.start_s)
+    return bool(shared_s >= 0.5 * min(row.end_s - row.start_s, hit.end_s - hit.start_s))
 
 
 def hits_of(connection: Connection, watch_id: int, limit: int, before: int | None = None) -> list[WatchHit]:
