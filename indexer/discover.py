@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from indexer import sources
+from indexer.sources import Place, Url
 
 # What counts as audio when a folder is walked; a file that is named directly is always tried.
 AUDIO_SUFFIXES = {
@@ -28,10 +31,13 @@ class NoAudioFound(Exception):
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file to index. `name` is its path relative to the folder that was named; `path` is absolute."""
+    """A file to index. `name` is its path relative to the folder that was named; `path` is absolute.
+
+    Of a file that lies elsewhere `mtime_ns` is no time, but changes with the file just so.
+    """
 
     name: str
-    path: Path
+    path: Place
     bytes: int
     mtime_ns: int
 
@@ -54,34 +60,63 @@ class Found:
 
 
 def discover(paths: Iterable[Path | str], within: Sequence[Path] | None = None) -> Found:
-    """The audio files in `paths`, folders walked to the bottom and files taken as they are.
+    """The audio files in `paths`, folders walked to the bottom and files taken as they are; URLs are listed.
 
     Symbolic links are followed, each folder once; with `within` a file that does not really lie in one of those folders
-    is a failure, by whatever links it is reached. Raises NoAudioFound where a path does not exist, or where there is no
-    audio at all.
+    is a failure, by whatever links it is reached, and a URL is none of them. Raises NoAudioFound where a path does not
+    exist, or where there is no audio at all; SourceInvalid, SourceUnavailable for URLs.
     """
     files: dict[str, FoundFile] = {}
     failed: list[Failure] = []
-    roots = [Path(os.path.abspath(path)) for path in paths]
+    roots = [root_of(path) if within is None else Path(os.path.abspath(path)) for path in paths]
     for root in roots:
-        if not os.path.lexists(root):
-            raise NoAudioFound(f"{printable(root)}: no such file or folder")
-        parent, members = (root, _walk(root, failed, within)) if root.is_dir() else (root.parent, [root])
-        for path in members:
-            name = recording_name(path.relative_to(parent))
-            found = _look(name, path)
-            if within is not None and not lies_within(path, within):
-                found = _outside(name)
+        for found in _listed(root) if isinstance(root, Url) else _members(root, failed, within):
             if isinstance(found, Failure):
                 failed.append(found)
-            elif name not in files:
-                files[name] = found
-            elif not same_file(files[name].path, path):
-                failed.append(Failure(name, "name_conflict", f"{printable(files[name].path)} has the same name"))
+            elif found.name not in files:
+                files[found.name] = found
+            elif not same_file(files[found.name].path, found.path):
+                other = printable(files[found.name].path)
+                failed.append(Failure(found.name, "name_conflict", f"{other} has the same name"))
     if not files and not failed:
         named = ", ".join(printable(root) for root in roots) or "nothing"
         raise NoAudioFound(f"no audio files in {named}")
     return Found([files[name] for name in sorted(files)], sorted(failed, key=lambda failure: failure.name))
+
+
+def root_of(path: Path | str) -> Place:
+    """What is named: a URL, or an absolute path. Raises SourceInvalid."""
+    return sources.check(str(path)) if sources.is_url(str(path)) else Path(os.path.abspath(path))
+
+
+def _members(root: Path, failed: list[Failure], within: Sequence[Path] | None) -> Iterator[FoundFile | Failure]:
+    """What a folder or file of this machine is, each file looked at. Raises NoAudioFound."""
+    if not os.path.lexists(root):
+        raise NoAudioFound(f"{printable(root)}: no such file or folder")
+    parent, members = (root, _walk(root, failed, within)) if root.is_dir() else (root.parent, [root])
+    for path in members:
+        name = recording_name(path.relative_to(parent))
+        yield _look(name, path) if within is None or lies_within(path, within) else _outside(name)
+
+
+def _listed(root: Url) -> Iterator[FoundFile | Failure]:
+    """What lies below a URL. Raises NoAudioFound, SourceUnavailable."""
+    try:
+        for found in sources.walk(root, _is_audio):
+            name = recording_name(Path(found.relative))
+            yield _too_long(name) or FoundFile(name, found.url, found.bytes, found.stamp)
+    except FileNotFoundError:
+        raise NoAudioFound(f"{printable(root)}: no such file or folder") from None
+
+
+def _is_audio(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
+
+
+def _too_long(name: str) -> Failure | None:
+    size = len(name.encode())
+    message = f"a name of {size:,} bytes, where {NAME_BYTES:,} are allowed"
+    return Failure(name, "name_too_long", message) if size > NAME_BYTES else None
 
 
 def lies_within(path: Path, folders: Sequence[Path]) -> bool:
@@ -95,12 +130,13 @@ def recording_name(relative: Path) -> str:
     return os.fsencode(relative.as_posix()).decode("utf-8", "backslashreplace")
 
 
-def printable(path: Path | str) -> str:
+def printable(path: Place | str) -> str:
     """A path on one line, whatever is in it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in recording_name(Path(path)))
+    written = str(path) if isinstance(path, Url) else recording_name(Path(path))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in written)
 
 
-def hash_file(path: Path, read: Callable[[], None] | None = None) -> str:
+def hash_file(path: Place, read: Callable[[], None] | None = None) -> str:
     """SHA-256 of a file's content in hex; `read` is told of each part. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -130,19 +166,13 @@ def _walk(root: Path, failed: list[Failure], within: Sequence[Path] | None) -> l
             continue
         seen.add((about.st_dev, about.st_ino))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        out += [
-            Path(folder, name)
-            for name in sorted(names)
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
-        ]
+        out += [Path(folder, name) for name in sorted(names) if not name.startswith(".") and _is_audio(name)]
     return out
 
 
 def _look(name: str, path: Path) -> FoundFile | Failure:
-    if len(name.encode()) > NAME_BYTES:
-        return Failure(
-            name, "name_too_long", f"a name of {len(name.encode()):,} bytes, where {NAME_BYTES:,} are allowed"
-        )
+    if too_long := _too_long(name):
+        return too_long
     try:
         about = path.stat()
     except OSError as error:
@@ -156,7 +186,7 @@ def _outside(name: str) -> Failure:
     return Failure(name, "outside_roots", "it lies outside the folders that may be indexed")
 
 
-def same_file(one: Path, other: Path) -> bool:
+def same_file(one: Place, other: Place) -> bool:
     """Whether two paths lead to one file that is there."""
     try:
         return os.path.samefile(one, other)

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
 
-from indexer import fitting, intake, store
+from indexer import fitting, intake, sources, store
 from indexer.cluster import ClusterPool
 from indexer.database import translated
-from indexer.discover import Failure, Found, FoundFile, discover
+from indexer.discover import Failure, Found, FoundFile, discover, root_of
 from indexer.messages import Index, Indexed, Measure, Measured, Setup, Task, UseCodebook
 from indexer.plan import Known, Plan, plan
 from indexer.pool import Pool
 from indexer.report import IndexReport, Progressed, Run
+from indexer.sources import Place
 from indexer.workforce import Workforce
 from model.codebook import Codebook
 from model.tokenizer import Device, Tokenizer
@@ -63,7 +64,7 @@ def index_archive(
     return index_files(
         engine, discover(paths), archive, tokenizer_path,
         workers=workers, codebook=codebook, codes=codes, device=device, progress=progress, seed=seed,
-        scheduler=scheduler, prune=[Path(os.path.abspath(path)) for path in paths] if prune else (),
+        scheduler=scheduler, prune=[root_of(path) for path in paths] if prune else (),
     )  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def index_files(
     descriptions: Mapping[str, intake.Description] | None = None,
     replace: bool = False,
     again: frozenset[str] = frozenset(),
-    prune: Sequence[Path] = (),
+    prune: Sequence[Place] = (),
 ) -> IndexReport:
     """`index_archive` for files that have been found, with what their owner says of each, by name.
 
@@ -145,8 +146,8 @@ def _known(connection: Connection, archive: store.ArchiveInfo) -> dict[str, Know
         )
         return {
             row.name: Known(
-                row.id, row.name, Path(os.fsdecode(row.path)), row.bytes, row.mtime_ns, row.content_sha256.hex(),
-                row.codebook_id == archive.codebook_id,
+                row.id, row.name, sources.place(os.fsdecode(row.path)), row.bytes, row.mtime_ns,
+                row.content_sha256.hex(), row.codebook_id == archive.codebook_id,
             )
             for row in rows
         }  # fmt: skip

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from indexer.discover import Failure, FoundFile, hash_file, printable, same_file, unreadable_failure
+from indexer.sources import Place
 
 
 @dataclass(frozen=True)
@@ -16,7 +15,7 @@ class Known:
 
     id: int
     name: str
-    path: Path
+    path: Place
     bytes: int
     mtime_ns: int
     sha256: str
@@ -41,7 +40,7 @@ def plan(
     *,
     replace: bool = False,
     again: frozenset[str] = frozenset(),
-    prune: Sequence[Path] = (),
+    prune: Sequence[Place] = (),
 ) -> Plan:
     """Compare what was found with what the archive has, by name, path, size and time first, then by content.
 
@@ -56,7 +55,7 @@ def plan(
             result.index.append(file)
             continue
         here = old.path == file.path or same_file(old.path, file.path)
-        if not here and not replace and os.path.lexists(old.path):
+        if not here and not replace and not is_gone(old.path):
             message = f"the archive has a recording of this name from {printable(old.path)}: give it another archive"
             result.failed.append(Failure(file.name, "name_conflict", message))
             continue
@@ -75,7 +74,7 @@ def plan(
     return result
 
 
-def is_gone(path: Path) -> bool:
+def is_gone(path: Place) -> bool:
     """Whether there certainly is no such file; one that cannot be looked at may be there."""
     try:
         path.lstat()

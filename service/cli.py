@@ -66,7 +66,7 @@ class CodebookKind(StrEnum):
 
 @app.command()
 def index(
-    paths: Annotated[list[Path], typer.Argument(help="folders or files of audio")],
+    paths: Annotated[list[str], typer.Argument(help="folders or files of audio; URLs that fsspec reads, like s3://")],
     archive: ArchiveOption = "default",
     codebook: Annotated[
         CodebookKind | None, typer.Option(help="archive: fitted to this audio; tokenizer: the tokenizer's own")
@@ -81,6 +81,9 @@ def index(
         str | None, typer.Option(help="fast, a name that `sayagain tokenizer list` shows, or an ONNX file")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="worker processes")] = 2,
+    scheduler: Annotated[
+        str | None, typer.Option(help="a Dask scheduler, tcp://host:8786, whose workers do the work instead")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Index recordings: new and changed ones are tokenized and stored, the rest is skipped."""
@@ -95,7 +98,7 @@ def index(
             report = pipeline.index_archive(
                 engine, paths, archive, file,
                 workers=workers, codebook=codebook.value if codebook else None, codes=codes,
-                device=settings.device, progress=progress, prune=prune,
+                device=settings.device, progress=progress, prune=prune, scheduler=scheduler,
             )  # fmt: skip
         output.print_failures(report, stderr)
         if as_json:

@@ -159,7 +159,7 @@ def wrap(
         wrapped = wrap_encoder(
             encoder, out, frame_seconds=frame_seconds, context=context.value,
             description=Description(name, version, licence, trained_on), left_context_samples=left_context,
-            right_context_samples=right_context, audio=[file.path for file in found.files] if found else None,
+            right_context_samples=right_context, audio=[Path(file.path) for file in found.files] if found else None,
             centroids=centroids, output=output, size=size, centre=centre,
         )  # fmt: skip
         failed = {failure.name: failure.message for failure in found.failed} if found else {}
