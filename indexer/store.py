@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from sqlalchemy import Connection, Row, text
 
+from indexer.livelock import lock_switch
 from model.codebook import Codebook
 
 ARCHIVE_NAME_CHARACTERS = 200
@@ -32,6 +33,7 @@ class StoreError(Exception):
     ├── ExternalIdTaken    another recording has the id that its owner wants for this one
     ├── RecordingNotFound  no recording of that name in the archive
     ├── ArchiveBusy        another process is indexing into it
+    ├── SegmentDamaged     a token string is not the one that was stored
     └── TokenizerMismatch  the archive was made with another tokenizer
     """
 
@@ -72,6 +74,12 @@ class ArchiveBusy(StoreError):
     """Another process is indexing into the archive."""
 
     code = "archive_busy"
+
+
+class SegmentDamaged(StoreError):
+    """A token string is not the one that was stored."""
+
+    code = "segment_damaged"
 
 
 class TokenizerMismatch(StoreError):
@@ -140,11 +148,17 @@ class Filter:
 
 @dataclass(frozen=True)
 class SegmentRow:
-    """Which segment, and its token string as bytes."""
+    """Which segment, its token string as bytes, and what their `checksum` was when they were stored."""
 
     recording_id: int
     position: int
     tokens: bytes
+    checksum: int
+
+    @property
+    def intact(self) -> bool:
+        """Whether the token string is the one that was stored."""
+        return checksum(self.tokens) == self.checksum
 
 
 @dataclass(frozen=True)
@@ -357,6 +371,7 @@ def delete_archive(connection: Connection, name: str) -> None:
     """Delete an archive with all its recordings and codebooks. Raises ArchiveNotFound, ArchiveBusy."""
     archive = get_archive(connection, name)
     lock_archive(connection, archive, for_transaction=True)
+    lock_switch(connection, archive.id, "switches")
     connection.execute(text("DELETE FROM archive WHERE id = :id"), {"id": archive.id})
 
 
@@ -380,17 +395,21 @@ def lock_archive(connection: Connection, archive: ArchiveInfo, *, for_transactio
 def segments_between(
     connection: Connection, recording_id: int, start_s: float, end_s: float, frame_s: float
 ) -> list[SegmentRow]:
-    """The segments of a recording that have something of a stretch, in their order."""
+    """The segments of a recording that have something of a stretch, in their order. Raises SegmentDamaged."""
     rows = connection.execute(
         text("""
-            SELECT recording_id, position, tokens FROM segment
+            SELECT recording_id, position, tokens, checksum FROM segment
             WHERE recording_id = :id AND start_s < :end_s
             AND start_s + frames * CAST(:frame_s AS double precision) > :start_s
             ORDER BY position
         """),
         {"id": recording_id, "start_s": start_s, "end_s": end_s, "frame_s": frame_s},
     )
-    return [SegmentRow(*row) for row in rows]
+    found = [SegmentRow(*row) for row in rows]
+    for row in found:
+        if not row.intact:
+            raise SegmentDamaged(f"segment {row.position} of recording {recording_id} is damaged: run `sayagain check`")
+    return found
 
 
 def fingerprints(connection: Connection, archive_id: int, codebook_id: int) -> tuple[int, dict[int, int]]:
@@ -410,7 +429,7 @@ def segments_of(connection: Connection, recordings: Sequence[int], codebook_id: 
     """All segments of recordings, each whole and as it is now; without those that are gone or of another codebook."""
     rows = connection.execute(
         text(f"""
-            SELECT segment.recording_id, segment.position, segment.tokens, {_FINGERPRINT}
+            SELECT segment.recording_id, segment.position, segment.tokens, segment.checksum, {_FINGERPRINT}
             FROM segment JOIN recording ON recording.id = segment.recording_id
             WHERE segment.recording_id = ANY(:recordings) AND recording.codebook_id = :codebook_id
             ORDER BY segment.recording_id, segment.position
