@@ -24,7 +24,10 @@ PORT = 5432  # part of the socket's name; no network port is opened
 SOCKET_BYTES = 100  # longest socket path; the kernel allows 107
 CONNECT_S = 5
 START_S = 60.0  # crash recovery included
+STOP_S = 20.0  # writing out what is in memory included
+EMPTY_S = 2.0  # after that a pid file without a pid is one that nobody will write
 SYSTEM_USERS = ("postgres", "nobody")  # the server refuses to be root: first of these that exists stands in
+_PASSING = ("still in use", "already exists", "is empty")  # why it does not start now, and may in a moment
 OPTIONS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -64,25 +67,39 @@ class Server:
 
     def running(self) -> bool:
         """Whether the server is up. A pid file whose process is another one by now, or none, is taken away."""
-        lines = self.pid_lines()
-        if not lines:
-            return False
-        deadline = time.monotonic() + START_S
-        while _is_server(int(lines[0]), self.data):
-            lines = self.pid_lines() or lines
-            if len(lines) >= 8 and lines[7].strip() == "ready" and _answers(lines[4].strip()):
-                return True
-            if time.monotonic() > deadline:
-                raise EmbeddedError(
-                    f"PostgreSQL has been starting for {START_S:.0f} s; its log is {self.data}/server.log"
-                )
+        file = self.data / "postmaster.pid"
+        until_empty = time.monotonic() + EMPTY_S
+        while not (lines := self.pid_lines()):
+            if not file.exists():
+                return False
+            if time.monotonic() > until_empty:  # killed before it had written: the next one would wait for it for ever
+                file.unlink(missing_ok=True)
+                return False
             time.sleep(0.02)
+        if self._comes_up(START_S):
+            return True
+        lines = self.pid_lines() or lines
         # The server looks for children of a dead one by itself, but believes any process that has its number.
         stale = [self.data / "postmaster.pid"]
         if len(lines) > 4 and lines[4].strip():
             stale.append(Path(lines[4].strip()) / f".s.PGSQL.{PORT}.lock")
         for path in stale:
             path.unlink(missing_ok=True)
+        return False
+
+    def _comes_up(self, within_s: float) -> bool:
+        """Whether the process in the pid file is the server, and lets one in. Raises EmbeddedError if it never does."""
+        deadline = time.monotonic() + within_s
+        lines = self.pid_lines()
+        while lines and _is_server(int(lines[0]), self.data):
+            if len(lines) >= 8 and lines[7].strip() == "ready" and _answers(lines[4].strip()):
+                return True
+            if time.monotonic() > deadline:
+                raise EmbeddedError(
+                    f"PostgreSQL has been starting for {within_s:.0f} s; its log is {self.data}/server.log"
+                )
+            time.sleep(0.02)
+            lines = self.pid_lines() or lines
         return False
 
     def socket_folder(self) -> str:
@@ -109,21 +126,33 @@ class Server:
                 return folder
             lines = self._log_bytes()[len(log_bytes) :].decode(errors="replace").splitlines()
             reason = next((line for line in lines if "FATAL" in line), done.stderr.strip())
-            # After a kill -9 the old server's children need a moment to notice; until then it refuses to start.
-            if time.monotonic() > deadline or "still in use" not in reason:
+            # After a kill -9 the old server's children need a moment to notice; until then it refuses to start. And who
+            # was killed while it started one has left that to start by itself.
+            if time.monotonic() > deadline or not any(why in reason for why in _PASSING):
                 raise EmbeddedError(f"PostgreSQL did not start: {reason}")
+            if self.running():
+                return self.socket_folder()
             time.sleep(0.2)
 
     def stop(self) -> None:
-        """Stop the server; all that is committed is on the disk."""
-        if self.pid_lines():
-            self._run("pg_ctl", "stop", "-D", str(self.data), "-w", "-s", "-m", "fast")
+        """Stop the server; all that is committed is on the disk.
+
+        One that recovers from a crash may first do that: PostgreSQL 18 never ends where it is told to meanwhile.
+        """
+        with contextlib.suppress(EmbeddedError):
+            if not self._comes_up(STOP_S):
+                return
+        for mode in ("fast", "immediate"):  # the second leaves the rest to the next start
+            words = ("-D", str(self.data), "-w", "-s", "-t", f"{STOP_S:.0f}", "-m", mode)
+            if self._run("pg_ctl", "stop", *words).returncode == 0 or not self.pid_lines():
+                return
 
     def _initialise(self) -> None:
         """Made beside its place and renamed, so that a cluster is whole or not there."""
-        fresh = self.data.with_name("postgres.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(mode=0o700)
+        for left in self.data.parent.glob(f"{self.data.name}.new*"):  # whoever makes that has been killed
+            shutil.rmtree(left, ignore_errors=True)
+        # A name of its own: initdb outlives whoever has started it, and clears away what it cannot finish.
+        fresh = Path(tempfile.mkdtemp(prefix=f"{self.data.name}.new", dir=self.data.parent))
         if self.owner is not None:
             os.chown(fresh, self.owner.pw_uid, self.owner.pw_gid)
         done = self._run(
