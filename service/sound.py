@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.livesound import is_growing
+from indexer.sources import Url, place
 from indexer.store import RecordingInfo
 from model import audio
 from model.audio import SAMPLE_RATE, AudioError, Samples
 from model.frontend import mel_bank
+from service.borrowed import borrow
 from service.errors import AudioGone, BadStretch
 
 FFT = 512  # 32 ms
@@ -32,7 +34,12 @@ Reader = Callable[[Path, float, float], Samples]  # what reads a stretch of a fi
 
 def path_of(recording: RecordingInfo) -> Path:
     """The file of a recording. Raises AudioGone where it is not what was indexed, as far as its size and time tell."""
-    path = Path(recording.path)
+    path = place(recording.path)
+    if isinstance(path, Url):
+        try:
+            return borrow(path, recording.bytes, recording.mtime_ns)
+        except AudioError as error:
+            raise AudioGone(f"the sound of {recording.name!r} cannot be had from {path}: {error}") from error
     try:
         about = os.stat(path)
     except (OSError, ValueError) as error:

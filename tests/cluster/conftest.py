@@ -54,9 +54,7 @@ class Cluster:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(START_S)
 
-    def _start(
-        self, what: str, *words: str, inside: Sequence[str] = (), **environment: str
-    ) -> subprocess.Popen[bytes]:
+    def _start(self, what: str, *words: str, inside: Sequence[str] = (), **environment: str) -> subprocess.Popen[bytes]:
         log = (self.folder / f"{what}-{len(self.processes)}.log").open("wb")
         process = subprocess.Popen(
             [*(inside or self.inside), sys.executable, "-m", f"distributed.cli.dask_{what}", *words],
