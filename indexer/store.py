@@ -240,6 +240,12 @@ def load_codebook(connection: Connection, codebook_id: int) -> Codebook:
     return codebook
 
 
+def has_quantiser(connection: Connection, codebook_id: int | None) -> bool:
+    """Whether there is a codebook of that id, and a product quantiser with it."""
+    found = connection.execute(text("SELECT pq IS NOT NULL FROM codebook WHERE id = :id"), {"id": codebook_id})
+    return bool(found.scalar_one_or_none())
+
+
 def codebook_parameters(connection: Connection, codebook_id: int) -> dict[str, Any]:
     """How a codebook came about, as the fit wrote it down."""
     row = connection.execute(text("SELECT parameters FROM codebook WHERE id = :id"), {"id": codebook_id}).one_or_none()

@@ -14,6 +14,8 @@ import typer
 
 from service import (
     adapting,
+    checking,
+    clustering,
     configuring,
     evaluating,
     exporting,
@@ -42,10 +44,12 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(tokenizers.app, name="tokenizer")
 app.add_typer(keymaking.app, name="keys")
+app.add_typer(clustering.app, name="cluster")
 app.command()(learning.train)
 app.command()(learning.export)
 app.command()(adapting.adapt)
 app.command()(refitting.refit)
+app.command()(checking.check)
 app.command()(listening.listen)
 app.command()(evaluating.evaluate)
 app.command()(serving.serve)

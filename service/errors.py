@@ -27,6 +27,7 @@ STATUS = {
     "recording_not_found": 404,
     "retokenize_failed": 409,
     "nothing_kept": 409,
+    "segment_damaged": 409,
     "not_found": 404,
     "method_not_allowed": 405,
     "tokenizer_mismatch": 409,

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from indexer.integrity import Checked
 from indexer.pipeline import IndexReport, Progressed
 from service.evaluation.figures import Figures
 from service.schemas import ArchivesOut, SearchOut
@@ -76,6 +77,23 @@ def print_index_report(report: IndexReport, console: Console) -> None:
         console.print(
             f"the archive has outgrown its codebook: a new one finds more ({command})", markup=False, soft_wrap=True
         )
+
+
+def print_checked(checked: Checked, console: Console) -> None:
+    """What was found in an archive: each problem, what became of the files, and a line for all of it."""
+    for problem in checked.problems:
+        about = f"{printable(problem.recording)}: " if problem.recording is not None else ""
+        console.print(f"damaged: {about}{problem.code}: {problem.message}", markup=False, soft_wrap=True)
+    for what, names in (("missing", checked.missing), ("changed", checked.changed)):
+        for name in names:
+            console.print(f"{what}: {printable(name)}", markup=False, soft_wrap=True)
+    state = "well" if not checked.problems else f"{len(checked.problems)} problems"
+    console.print(
+        f"{printable(checked.archive)}: {state}; {checked.recordings} recordings, {checked.segments} segments, "
+        f"{len(checked.missing)} files missing, {len(checked.changed)} changed; digest {checked.digest[:16]}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def printable(name: str) -> str:

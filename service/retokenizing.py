@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
-from indexer import database, intake, pipeline, spares, store
+from indexer import database, intake, pipeline, sources, spares, store
 from indexer.discover import Found, FoundFile
 from indexer.livelock import lock_switch
 from indexer.livesound import is_growing
 from indexer.livestore import set_aside
 from indexer.report import IndexReport, Progressed
+from model.audio import AudioError
 from model.tokenizer import Device, Tokenizer
 
 PAGE = 1_000  # recordings read at a time
@@ -56,16 +57,12 @@ def recordings_of(connection: Connection, archive: store.ArchiveInfo) -> Iterato
 
 def missing(recordings: Sequence[store.RecordingInfo]) -> list[store.RecordingInfo]:
     """Those whose file is no longer where it was indexed."""
-    return [recording for recording in recordings if not Path(recording.path).is_file()]
+    return [recording for recording in recordings if _file_of(recording) is None]
 
 
 def files_of(recordings: Sequence[store.RecordingInfo]) -> Found:
-    """Their files as they are now, under the names that they have."""
-    files = []
-    for recording in recordings:
-        about = os.stat(recording.path)
-        files.append(FoundFile(recording.name, Path(recording.path), about.st_size, about.st_mtime_ns))
-    return Found(files, [])
+    """Their files as they are now, under the names that they have; those that are gone are left out."""
+    return Found([file for file in map(_file_of, recordings) if file is not None], [])
 
 
 def retokenize(
@@ -89,7 +86,7 @@ def retokenize(
     with _held(engine, name) as held:
         connection, old = held.connection, held.archive
         with connection.begin():
-            codes = old.codebook_id is not None and store.load_codebook(connection, old.codebook_id).pq is not None
+            codes = store.has_quantiser(connection, old.codebook_id)
             left = spares.find(connection, old, spares.MADE)
             if left is not None and left.tokenizer_sha256 != made.info.sha256:
                 store.delete_archive(connection, left.name)
@@ -232,6 +229,18 @@ def _catch_up(engine: Engine, held: _Held, spare: str, tokenizer: Path, workers:
             return
         pipeline.index_files(engine, files_of(came), spare, tokenizer, workers=workers, device=device)
         done |= {recording.name for recording in came}
+
+
+def _file_of(recording: store.RecordingInfo) -> FoundFile | None:
+    place = sources.place(recording.path)
+    try:
+        if isinstance(place, sources.Url):
+            return FoundFile(recording.name, place, *sources.look(place))
+        about = place.stat()
+    except (OSError, AudioError):
+        return None
+    regular = stat.S_ISREG(about.st_mode)
+    return FoundFile(recording.name, place, about.st_size, about.st_mtime_ns) if regular else None
 
 
 def _require(recordings: Sequence[store.RecordingInfo], gone: Sequence[store.RecordingInfo]) -> None:

@@ -209,15 +209,19 @@ def _compared(held: list[Part], wanted: dict[int, int]) -> tuple[list[Part], lis
 def _read(
     connection: Connection, recordings: list[int], codebook_id: int, codebook_size: int, parts: int
 ) -> Iterator[Shard]:
-    """Shards of recordings as they are stored now, each as large as a shard may be."""
+    """Shards of recordings as they are stored now, each as large as a shard may be; damaged ones are left out."""
     waiting: list[StoredSegment] = []
     frames = 0
     for start in range(0, len(recordings), READ_RECORDINGS):
         rows = store.segments_of(connection, recordings[start : start + READ_RECORDINGS], codebook_id)
-        for _, group in groupby(rows, key=lambda row: row.recording_id):
+        for recording_id, group in groupby(rows, key=lambda row: row.recording_id):
+            stored = list(group)
+            if not all(row.intact for row in stored):
+                log.error("recording %d is damaged and not searched: run `sayagain check --repair`", recording_id)
+                continue
             recording = [
                 StoredSegment(row.recording_id, row.fingerprint, row.position, TokenString.from_bytes(row.tokens))
-                for row in group
+                for row in stored
             ]
             more = sum(segment.tokens.frames for segment in recording)
             if waiting and frames + more > shard.MAX_FRAMES:

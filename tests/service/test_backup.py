@@ -40,6 +40,13 @@ def answer(home: Path, tokenizer: Path, clip: Path) -> dict:
     return found
 
 
+def digest(home: Path, tokenizer: Path) -> str:
+    """Of all that the archive holds, which is verified."""
+    done = run_cli(home, tokenizer, "check", "radio", "--contents", "--json")
+    assert done.returncode == 0, done.stderr
+    return str(json.loads(done.stdout)["digest"])
+
+
 @contextmanager
 def running(home: Path) -> Iterator[Server]:
     """Its server, as a service would keep it running."""
@@ -66,6 +73,7 @@ def test_a_dump_taken_while_the_server_runs(home: Path, folder: Path, tokenizer_
         run(server.programs / "pg_restore", *restore, dump)  # over what is there already
     assert not (folder / "new" / "index").exists()
     assert answer(folder / "new", tokenizer_path, query_path) == expected
+    assert digest(folder / "new", tokenizer_path) == digest(home, tokenizer_path)
     assert (folder / "new" / "index").exists()
 
 
