@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any
 
 import psycopg
@@ -29,10 +30,13 @@ class NewSegment:
 
 @dataclass(frozen=True)
 class Description:
-    """What a recording's owner says of it: JSON, and an id of their own, which no other of the archive may have."""
+    """What a recording's owner says of it: JSON, and an id of their own, which no other of the archive may have.
 
-    metadata: dict[str, Any]
-    external_id: str | None = None
+    What is not said (metadata None, an id of `...`) stays as it is; an id of None is none from here on.
+    """
+
+    metadata: dict[str, Any] | None = None
+    external_id: str | EllipsisType | None = ...
 
 
 @dataclass(frozen=True)
@@ -149,18 +153,27 @@ def put_recording(
 
 def describe(connection: Connection, archive_id: int, recording_id: int, description: Description) -> None:
     """Say of a recording what its owner says. Raises ExternalIdTaken."""
-    external_id = None if description.external_id is None else store.storable(description.external_id)
+    values: dict[Any, Any] = {}
+    if description.metadata is not None:
+        values[schema.Recording.about] = store.storable_json(description.metadata)
+    if description.external_id is not ...:
+        values[schema.Recording.external_id] = _free_id(connection, archive_id, recording_id, description.external_id)
+    if values:
+        connection.execute(update(schema.Recording).where(schema.Recording.id == recording_id).values(values))
+
+
+def _free_id(connection: Connection, archive_id: int, recording_id: int, wanted: str | None) -> str | None:
+    """An id of the owner's as it is stored. Raises ExternalIdTaken where another recording has it."""
+    if wanted is None:
+        return None
+    external_id = store.storable(wanted)
     taken = connection.execute(
         text("SELECT name FROM recording WHERE archive_id = :archive_id AND external_id = :own AND id <> :id"),
         {"archive_id": archive_id, "own": external_id, "id": recording_id},
     ).scalar_one_or_none()
     if taken is not None:
         raise store.ExternalIdTaken(f"the recording {taken!r} has the id {external_id!r} already")
-    values = {
-        schema.Recording.about: store.storable_json(description.metadata),
-        schema.Recording.external_id: external_id,
-    }
-    connection.execute(update(schema.Recording).where(schema.Recording.id == recording_id).values(values))
+    return external_id
 
 
 _INSERT_RECORDING = text("""

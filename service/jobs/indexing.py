@@ -131,8 +131,8 @@ def _sent(job: JobInfo) -> tuple[Found, dict[str, Description]]:
             failed.append(Failure(sent["name"], "audio_gone", "the recording that was sent is not there any more"))
             continue
         files.append(FoundFile(sent["name"], path, about.st_size, about.st_mtime_ns))
-        if sent.get("metadata") is not None or sent.get("external_id") is not None:
-            descriptions[sent["name"]] = Description(sent.get("metadata") or {}, sent.get("external_id"))
+        external_id = sent.get("external_id")
+        descriptions[sent["name"]] = Description(sent.get("metadata"), ... if external_id is None else external_id)
     return Found(files, failed), descriptions
 
 

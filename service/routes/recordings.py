@@ -137,8 +137,7 @@ def show(recording: RecordingDep) -> RecordingOut:
 def describe(backend: BackendDep, recording: RecordingDep, said: DescriptionIn) -> RecordingOut:
     """Change what its owner says of a recording; metadata are replaced as a whole."""
     changes = said.model_dump(exclude_unset=True)
-    metadata = recording.metadata if changes.get("metadata") is None else changes["metadata"]
-    description = Description(metadata, changes.get("external_id", recording.external_id))
+    description = Description(changes.get("metadata"), changes.get("external_id", ...))
     with backend.connect() as connection:
         intake.describe(connection, recording.archive_id, recording.id, description)
         changed = store.get_recording(connection, recording.archive_id, recording.id)

@@ -101,7 +101,8 @@ def test_recordings_that_are_sent_in_are_found(own: TestClient, home: Path, quer
 
 def test_a_recording_takes_anothers_place_only_when_told_to(own: TestClient, home: Path) -> None:
     first, second = ((STATION / name).read_bytes() for name in ("01-monday.opus", "02-tuesday.opus"))
-    assert ended(own, send(own, "place", ("a.opus", first), about='[{"external_id": "x"}]').json())["state"] == "done"
+    about = '[{"external_id": "x", "metadata": {"n": 1}}]'
+    assert ended(own, send(own, "place", ("a.opus", first), about=about).json())["state"] == "done"
     before = listed(own, "place")["a.opus"]
     again = send(own, "place", ("a.opus", second))
     assert (again.status_code, again.json()["error"]["code"]) == (409, "recording_name_taken")
@@ -114,6 +115,16 @@ def test_a_recording_takes_anothers_place_only_when_told_to(own: TestClient, hom
     assert (after["id"], after["external_id"]) == (before["id"], "x")
     assert after["sha256"] != before["sha256"]
     assert [path.read_bytes() for path in kept(home)] == [second]
+    # What is not said of it stays as it is.
+    for about, expected in (
+        ("{}", ("x", {"n": 1})),
+        ('{"external_id": "y"}', ("y", {"n": 1})),
+        ('{"metadata": {}}', ("y", {})),
+    ):
+        sent = send(own, "place", ("a.opus", first), replace="true", about=f"[{about}]")
+        assert ended(own, sent.json())["state"] == "done"
+        now = listed(own, "place")["a.opus"]
+        assert (now["external_id"], now["metadata"]) == expected
     own.delete("/v1/archives/place")
 
 
