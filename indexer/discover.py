@@ -179,7 +179,12 @@ def _look(name: str, path: Path) -> FoundFile | Failure:
         return unreadable_failure(name, error)
     if not stat.S_ISREG(about.st_mode):
         return Failure(name, "audio_unreadable", "cannot read the file: it is not a regular file")
-    return FoundFile(name, path, about.st_size, about.st_mtime_ns)
+    return FoundFile(name, path, about.st_size, written_ns(about))
+
+
+def written_ns(about: os.stat_result) -> int:
+    """When a file was written to, within 64 bits: some file systems know later years than 2262."""
+    return max(-(2**63), min(about.st_mtime_ns, 2**63 - 1))
 
 
 def _outside(name: str) -> Failure:

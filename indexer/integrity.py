@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from indexer import sources, store
-from indexer.discover import hash_file
+from indexer.discover import hash_file, written_ns
 from model.audio import AudioError
 from model.codebook import Codebook
 from model.tokens import TokenString, TokenStringError
@@ -210,7 +210,7 @@ def _state_of_file(about: Row[Any], contents: bool) -> str | None:
             size, stamp = sources.look(place)
         else:
             stat = place.stat()
-            size, stamp = stat.st_size, stat.st_mtime_ns
+            size, stamp = stat.st_size, written_ns(stat)
         if (size, stamp) == (about.bytes, about.mtime_ns) and not contents:
             return None
         return None if hash_file(place) == about.content_sha256.hex() else "changed"

@@ -8,11 +8,11 @@ import queue
 import resource
 import select
 import signal
+import stat
 import sys
 import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,10 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from indexer import sources
-from indexer.discover import Failure, FoundFile, hash_file
+from indexer.discover import Failure, FoundFile, hash_file, written_ns
 from indexer.intake import NewSegment
 from indexer.messages import (
-    STALLED,
     Busy,
     Hear,
     Heard,
@@ -40,10 +39,9 @@ from indexer.messages import (
 )
 from indexer.segment import Segment, Segmenter
 from indexer.sources import Place, Url
+from indexer.watchdog import Watchdog
 from model import audio
 from model.tokenizer import Tokenizer
-
-TOLD = 0.25  # of the time in which something must come, a worker says that it does
 
 
 class FileChanged(Exception):
@@ -147,6 +145,7 @@ class Worker:
         if isinstance(path, Url):
             return sources.claimed_s(path)
         try:
+            _stat(path)
             return audio.duration_s(path)
         except audio.AudioError:
             return None
@@ -154,46 +153,6 @@ class Worker:
     def _collector(self) -> _Collector:
         assert self.using is not None
         return _Collector(self.tokenizer, self.using)
-
-
-class Watchdog:
-    """Ends the process when a file gives nothing for too long: a decoder that hangs listens to nobody.
-
-    A context manager around a task; `fed` says that something has come, and every now and then passes it on to `tell`.
-    """
-
-    def __init__(self, stall_s: float, tell: Callable[[], None] = lambda: None) -> None:
-        self._stall_s = stall_s
-        self._tell = tell
-        self._told = time.monotonic()
-        self._until: float | None = None
-        self._changed = threading.Condition()
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def fed(self) -> None:
-        """Something has come: the time begins anew."""
-        with self._changed:
-            now = time.monotonic()
-            self._until = now + self._stall_s
-            self._changed.notify()
-        if now - self._told >= self._stall_s * TOLD:
-            self._told = now
-            self._tell()
-
-    def __enter__(self) -> None:
-        self.fed()
-
-    def __exit__(self, *_: object) -> None:
-        with self._changed:
-            self._until = None
-
-    def _watch(self) -> None:
-        with self._changed:
-            while True:
-                left_s = None if self._until is None else self._until - time.monotonic()
-                if left_s is not None and left_s <= 0.0:
-                    os._exit(STALLED)
-                self._changed.wait(left_s)
 
 
 class _Reading:
@@ -237,7 +196,7 @@ class _Reading:
             raise AudioTooShort(
                 f"{self.duration_s * 1000:.0f} ms of sound, where at least {self._frame_s * 1000:.0f} ms are needed"
             )
-        return FoundFile(self.file.name, self.file.path, before.st_size, before.st_mtime_ns)
+        return FoundFile(self.file.name, self.file.path, before.st_size, written_ns(before))
 
 
 class _Collector:
@@ -270,9 +229,12 @@ class _Collector:
 
 def _stat(path: Path) -> os.stat_result:
     try:
-        return path.stat()
+        about = path.stat()
     except OSError as error:
         raise audio.AudioMissing(f"cannot read the file: {error.strerror or error}") from error
+    if not stat.S_ISREG(about.st_mode):  # any more
+        raise audio.AudioMissing("cannot read the file: it is not a regular file")
+    return about
 
 
 def main(descriptor: int) -> None:
@@ -311,10 +273,13 @@ def _messages(connection: Connection) -> Iterator[Task | UseCodebook]:
     inbox: queue.SimpleQueue[Task | UseCodebook] = queue.SimpleQueue()
 
     def read() -> None:
-        with contextlib.suppress(EOFError, OSError):
+        try:
             while True:
                 inbox.put(connection.recv())
-        os._exit(0)  # the coordinator is gone: nobody waits for what is being done
+        except (EOFError, OSError):
+            os._exit(0)  # the coordinator is gone: nobody waits for what is being done
+        finally:
+            os._exit(1)  # out of memory: whoever is waited for must not wait itself
 
     threading.Thread(target=read, daemon=True).start()
     while True:

@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine
 
 from indexer import database, intake, pipeline, sources, spares, store
-from indexer.discover import Found, FoundFile
+from indexer.discover import Found, FoundFile, written_ns
 from indexer.livelock import lock_switch
 from indexer.livesound import is_growing
 from indexer.livestore import set_aside
@@ -240,7 +240,7 @@ def _file_of(recording: store.RecordingInfo) -> FoundFile | None:
     except (OSError, AudioError):
         return None
     regular = stat.S_ISREG(about.st_mode)
-    return FoundFile(recording.name, place, about.st_size, about.st_mtime_ns) if regular else None
+    return FoundFile(recording.name, place, about.st_size, written_ns(about)) if regular else None
 
 
 def _require(recordings: Sequence[store.RecordingInfo], gone: Sequence[store.RecordingInfo]) -> None:

@@ -14,6 +14,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from indexer.discover import written_ns
 from indexer.livesound import is_growing
 from indexer.sources import Url, place
 from indexer.store import RecordingInfo
@@ -46,7 +47,7 @@ def path_of(recording: RecordingInfo) -> Path:
         raise AudioGone(f"the file of {recording.name!r} is not where it was when it was indexed") from error
     if is_growing(path) and about.st_size >= recording.bytes:
         return path  # what has been stored of it stays
-    if (about.st_size, about.st_mtime_ns) != (recording.bytes, recording.mtime_ns):
+    if (about.st_size, written_ns(about)) != (recording.bytes, recording.mtime_ns):
         raise AudioGone(f"the file of {recording.name!r} has changed since it was indexed")
     return path
 
