@@ -75,7 +75,7 @@ class ClusterPool:
         self._client: Client | None = None
         self._seen_s = time.monotonic()  # when there was a worker
         self._losses = 0  # of the connection, since a task was last done
-        self._connect(CONNECT_S)
+        self._connect(min(CONNECT_S, patience_s))
 
     def __enter__(self) -> ClusterPool:
         return self
@@ -212,7 +212,9 @@ class ClusterPool:
         until = time.monotonic() + patience_s
         while True:
             try:
-                self._client = Client(self._address, timeout=CONNECT_S, set_as_default=False, name="sayagain")
+                self._client = Client(
+                    self._address, timeout=min(CONNECT_S, patience_s), set_as_default=False, name="sayagain"
+                )
                 self._seen_s = time.monotonic()
                 break
             except (OSError, ValueError, TimeoutError) as error:

@@ -19,6 +19,7 @@ import service
 from indexer import pipeline
 
 DEMO = Path(service.__file__).parent / "demo" / "archive"
+TAPES = DEMO / "skerry-radio"  # 13 recordings, 226 s: enough for a codebook of their own
 START_S = 120.0  # that a process may take on a machine that is busy
 
 
@@ -86,19 +87,20 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def alone(server: Engine, tokenizer_path: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
-    """All rows of the demo archive as one machine makes them."""
+    """All rows of an archive as one machine makes them."""
     from tests.conftest import _fresh
 
     found: list[tuple[Any, ...]] = []
     for engine in _fresh(server, tmp_path_factory.mktemp("alone"), "template_test"):
-        pipeline.index_archive(engine, [DEMO], "demo", tokenizer_path, workers=2)
+        pipeline.index_archive(engine, [TAPES], "demo", tokenizer_path, workers=2)
         found = rows(engine)
     return found
 
 
-def rows(engine: Engine, *, paths: bool = True) -> list[tuple[Any, ...]]:
+def rows(engine: Engine, *, paths: bool = True, ids: bool = True) -> list[tuple[Any, ...]]:
     """Everything that is stored of all archives but moments and the order in which recordings came."""
     where = "recording.path, recording.mtime_ns," if paths else ""
+    number = "recording.id," if ids else ""
     with engine.connect() as connection:
         return [
             tuple(row)
@@ -107,12 +109,16 @@ def rows(engine: Engine, *, paths: bool = True) -> list[tuple[Any, ...]]:
                 SELECT archive.name, recordings, segments, round(audio_s::numeric, 6), tokenizer.sha256, codebook.kind,
                     codebook.sha256, codebook.parameters::text
                 FROM archive JOIN tokenizer ON tokenizer.id = tokenizer_id JOIN codebook ON codebook.id = codebook_id
+                ORDER BY archive.name
                 """,
                 f"""
-                SELECT recording.id, recording.name, {where} bytes, content_sha256, duration_s, recording.segments,
-                    metadata::text FROM recording ORDER BY recording.id
+                SELECT {number} recording.name, {where} bytes, content_sha256, duration_s, recording.segments,
+                    metadata::text FROM recording ORDER BY recording.name
                 """,
-                "SELECT recording_id, position, start_s, frames, tokens FROM segment ORDER BY recording_id, position",
+                f"""
+                SELECT {number} recording.name, position, start_s, frames, tokens, checksum
+                FROM segment JOIN recording ON recording.id = recording_id ORDER BY recording.name, position
+                """,
             )
             for row in connection.execute(text(statement))
         ]

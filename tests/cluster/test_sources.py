@@ -21,9 +21,7 @@ from indexer.discover import NoAudioFound, discover
 from model import audio
 from service.app import create_app
 from service.settings import Settings
-from tests.cluster.conftest import DEMO, START_S, Cluster, rows
-
-TAPES = DEMO / "skerry-radio"
+from tests.cluster.conftest import START_S, TAPES, Cluster, rows
 
 
 class Store:
