@@ -1,0 +1,1 @@
+"""How many faults an archive survives."""
