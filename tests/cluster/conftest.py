@@ -38,7 +38,10 @@ class Cluster:
         self.scheduler: subprocess.Popen[bytes] | None = None
 
     def start_scheduler(self) -> None:
-        self.scheduler = self._start("scheduler", "--host", self.host, "--port", str(self.port), "--no-dashboard")
+        self.scheduler = self._start(
+            "scheduler", "--host", self.host, "--port", str(self.port), "--no-dashboard",
+            DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0",  # Dask gives up whatever a dead worker had
+        )  # fmt: skip
 
     def start_worker(self, *options: str, inside: Sequence[str] = (), **environment: str) -> subprocess.Popen[bytes]:
         """One that is started again where it dies, unless its nanny dies with it."""

@@ -19,6 +19,7 @@ from sqlalchemy import Engine, text
 from indexer import pipeline, sources
 from indexer.discover import NoAudioFound, discover
 from model import audio
+from service import retokenizing
 from service.app import create_app
 from service.settings import Settings
 from tests.cluster.conftest import START_S, TAPES, Cluster, rows
@@ -116,8 +117,12 @@ def test_it_is_kept_in_step(engine: Engine, tokenizer_path: Path, store: Store) 
     store.drop("radio/some/b.opus")
     store.put(first, "radio/some/c.opus")
     index(prune=True)
+    store.drop("radio/some/c.opus")
+    store.put(first, "radio/some/d.opus")  # renamed: its tokens stay
+    assert index() == (0, 0, 1)
     with engine.connect() as connection:
-        assert connection.execute(text("SELECT name FROM recording")).scalars().all() == ["c.opus"]
+        assert connection.execute(text("SELECT name FROM recording")).scalars().all() == ["d.opus"]
+    assert retokenizing.refit(engine, "some", tokenizer_path).failed == []
 
 
 def test_its_sound_is_played(engine: Engine, tokenizer_path: Path, store: Store, tmp_path: Path) -> None:
