@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -36,8 +37,8 @@ class Part:
 class Station:
     """What is sent, and how far that has gone. A listener who comes again hears what follows.
 
-    `speed` times as fast as it is said; at the end the connection is held, or closed where it is to `end`; `sent_at`
-    are moments of `time.monotonic` at which a part had been handed over.
+    `speed` times as fast as it is said, but nothing after `until_s`; at the end the connection is held, or closed where
+    it is to `end`; `sent_at` are moments of `time.monotonic` at which a part had been handed over.
     """
 
     parts: list[Part]
@@ -47,6 +48,7 @@ class Station:
     head: bytes = b""  # what each connection begins with
     url: str = ""
     next_part: int = 0
+    until_s: float = math.inf
     most_parts: int | None = None  # of one connection, which then ends
     connections: int = 0
     sent_at: list[float] = field(default_factory=list)
@@ -111,6 +113,8 @@ def on_air(station: Station) -> Iterator[Station]:
                 part = station.parts[number]
                 if station.most_parts is not None and number - first >= station.most_parts:
                     return
+                while part.end_s > station.until_s and not station.closing.wait(0.02):
+                    began += 0.02
                 due = began + (part.end_s - before_s) / station.speed
                 if station.closing.wait(max(0.0, due - time.monotonic())) or station.next_part != number:
                     return
