@@ -16,6 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from model.declaration import TokenizerInfo
+from service.replica import ReplicaSeen
 from service.requestlog import Handled
 from service.search.answer import STAGES, Answer
 from service.surroundings import DatabaseSeen, FolderSeen
@@ -104,6 +105,15 @@ def gauges_of(seen: DatabaseSeen | None, folder: FolderSeen | None, tokenizer: T
         "sayagain_oldest_job_seconds", "How long the oldest queued job has waited.", value=found.oldest_job_s
     )
     return [*out, _gauge("sayagain_archives", "Archives.", value=found.archive_count), recordings, hours, jobs, waited]
+
+
+def gauges_of_replica(seen: ReplicaSeen | None) -> list[Metric]:
+    """Whether a replica that is set answers, and how far it is behind."""
+    up = seen is not None and seen.problem is None
+    out = [_gauge("sayagain_replica_up", "Whether the read replica answers, and is one.", value=float(up))]
+    if seen is not None and up:
+        out.append(_gauge("sayagain_replica_lag_seconds", "How far the replica is behind.", value=seen.lag_s))
+    return out
 
 
 def _gauge(name: str, about: str, labels: dict[str, str] | None = None, value: float = 1.0) -> Metric:

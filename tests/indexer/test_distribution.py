@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, text
 
 import service
-from indexer import database, distribution, intake, pipeline, store
+from indexer import database, distribution, intake, integrity, pipeline, store
 from indexer.distribution import DISTRIBUTED, LOCAL, REFERENCE, Placed
 from indexer.schema import Base
 from model.tokenizer import Tokenizer
@@ -218,6 +218,7 @@ def worked_on(partitioned: Engine, tokenizer_path: Path, tmp_path: Path) -> Stat
         )
         intake.put_recording(connection, archive.id, grown, [intake.NewSegment(0.0, 1, b"x")], kept=1)  # as it comes
         store.list_archives(connection)
+        integrity.check(connection, "radio", files=False, contents=False)
         store.delete_recording(connection, archive.id, recording.name)
         store.delete_archive(connection, "radio")
     return statements

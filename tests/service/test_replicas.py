@@ -190,6 +190,8 @@ def test_readiness_shows_how_far_it_is_behind(client: TestClient, replica: Strea
 
         def is_told() -> bool:
             told = client.get("/readyz").json()
+            if "sayagain_replica_up 1.0" not in client.get("/metrics").text:
+                return False
             return (
                 told["ready"]
                 and told["replica"]["state"] == "behind"
@@ -215,6 +217,7 @@ def test_answers_go_on_without_it(client: TestClient, primary: Streaming, replic
     told = client.get("/readyz").json()
     assert told["ready"]
     assert told["replica"]["state"] == "unavailable"
+    assert "sayagain_replica_up 0.0" in client.get("/metrics").text
     assert any("replica" in warning for warning in told["warnings"])
     replica.start_streaming()
     until(lambda: bool(search(client)) and asked(replica) > 0)  # and it is asked again
