@@ -298,3 +298,37 @@ def test_revisions_rise_with_every_change(connection: Connection, archive: str) 
     row = connection.execute(text("SELECT count(*) FROM segment")).scalar_one()
     assert row == 0
     assert localindex.MOST_ARCHIVES >= 1
+
+
+def test_a_recording_that_grows_is_read_anew_alone(connection: Connection, archive: str, tmp_path: Path) -> None:
+    for number in range(30):
+        put(connection, f"{number}.wav", seed=number, segments=30)
+    index = LocalIndex(tmp_path)
+    look(index, connection)
+    about = store.get_archive(connection, "radio")
+    assert about.codebook_id is not None
+    (id_,) = intake.reserve_ids(connection, 1)
+    rng = np.random.default_rng(1)
+    revision = about.revision
+    written: set[Path] = set()
+    for second in range(1, 25):
+        final = second // 6  # segments that stay
+        new = []
+        for position in range(max(0, (second - 1) // 6), final + 1):
+            string = TokenString.from_frames(rng.integers(0, SIZE, 40), FRAME_S, 18.0 * position)
+            new.append(NewSegment(18.0 * position, 40, string.to_bytes()))
+        recording = NewRecording(
+            id_, "live.flac", b"/x", second, 6, f"{second:064x}"[::-1], 2.0 * second, about.codebook_id
+        )
+        with connection.engine.begin() as transaction:
+            kept = max(0, (second - 1) // 6)
+            now = intake.put_recording(transaction, about.id, recording, new, kept=kept)
+        assert now == revision + 1
+        revision = now
+        view = look(index, connection)
+        assert held(view) == stored(connection)
+        assert len(held(view)[id_][1]) == final + 1
+        written |= {part.path for part in view.parts if part.path is not None and part.shard.frames > 10 * 40}
+    assert len(written) == 1  # the large shard is what it was
+    counted = store.get_archive(connection, "radio")
+    assert (counted.recordings, counted.segments) == (31, 30 * 30 + 5)
