@@ -92,14 +92,16 @@ def _found(connection: Connection) -> dict[str, Placed]:
 def _place(connection: Connection, name: str) -> None:
     column = DISTRIBUTED.get(name)
     if column is None:
-        connection.execute(text("SELECT create_reference_table(:name)"), {"name": name})
+        connection.execute(text("SELECT create_reference_table(CAST(:name AS regclass))"), {"name": name})
         return
     connection.execute(
-        text("SELECT create_distributed_table(:name, :column, colocate_with => 'none')"),
+        text("SELECT create_distributed_table(CAST(:name AS regclass), :column, colocate_with => 'none')"),
         {"name": name, "column": column},
     )
     # Its rows are on the servers by now; what is left of them here is seen by nobody.
-    connection.execute(text("SELECT truncate_local_data_after_distributing_table(:name)"), {"name": name})
+    connection.execute(
+        text("SELECT truncate_local_data_after_distributing_table(CAST(:name AS regclass))"), {"name": name}
+    )
 
 
 @dataclass(frozen=True)
