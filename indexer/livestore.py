@@ -20,6 +20,7 @@ from model.codebook import Codebook
 from model.tokenizer import Tokenizer
 
 _LOCK = 7_295_320  # first half of the key of a source's lock
+LOCK_WAIT_S, WORK_S = 5.0, 60.0  # that one statement may wait for a lock, and take in all
 _NO_SOUND = bytes(32)  # in the place of a content's hash: nothing has been made of the recording yet
 
 
@@ -82,6 +83,7 @@ class LiveStore:
     def in_force(self, tokenizer: Tokenizer) -> InForce:
         """What the archive is made with; the first codebook of a new one is the tokenizer's own. Raises StoreError."""
         with database.connect(self._engine) as connection, connection.begin():
+            _limit(connection)
             archive = store.get_archive(connection, self._archive)
             lock_switch(connection, archive.id, "stores")
             found = _locked(connection, archive.id)
@@ -163,6 +165,7 @@ class LiveStore:
     ) -> Put:
         connection = self._connected(made_with.archive_id)
         with connection.begin():
+            _limit(connection)
             archive_id = store.get_archive(connection, self._archive).id
             lock_switch(connection, archive_id, "stores")
             # In the order in which all others take these rows.
@@ -195,6 +198,12 @@ def set_aside(
             number, one.name, os.fsencode(one.path), 0, one.mtime_ns, _NO_SOUND.hex(), one.duration_s, codebook_id
         )
         intake.put_recording(connection, archive_id, nothing, [])
+
+
+def _limit(connection: Connection) -> None:
+    """Wait no longer than that for others, in this transaction: what is heard is kept, and can be stored later."""
+    connection.execute(text("SELECT set_config('lock_timeout', :ms, true)"), {"ms": str(round(1e3 * LOCK_WAIT_S))})
+    connection.execute(text("SELECT set_config('statement_timeout', :ms, true)"), {"ms": str(round(1e3 * WORK_S))})
 
 
 def _locked(connection: Connection, archive_id: int) -> InForce:

@@ -35,7 +35,7 @@ def listen(
     no_keep: Annotated[
         bool, typer.Option("--no-keep", help="do not keep the sound: hits cannot be played, the archive not refitted")
     ] = False,
-    minutes: Annotated[float, typer.Option(min=0.5, max=360.0, help="length of a recording, to the next pause")] = 10.0,
+    minutes: Annotated[float, typer.Option(min=0.5, max=60.0, help="length of a recording, to the next pause")] = 10.0,
     every: Annotated[float, typer.Option(min=0.2, max=60.0, help="seconds until what is new is stored")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="end where the source ends, and do not wait for more")] = False,
     tokenizer: Annotated[

@@ -11,7 +11,9 @@ from sqlalchemy import Engine, text
 
 from bench.speed.radio import FORMATS, Station, encoded, on_air
 from indexer import livesound, pipeline, store
+from indexer.database import DatabaseError
 from indexer.livedecoding import SourceLost
+from indexer.livelock import lock_switch
 from indexer.livesource import FileSource, source_of
 from indexer.livestore import SourceBusy
 from indexer.livetail import Tail
@@ -27,7 +29,7 @@ def tokenizer(tokenizer_path: Path) -> Tokenizer:
     return Tokenizer(tokenizer_path, threads=1)
 
 
-def station(*names: str, speed: float = 8.0, form: str = "mp3", **more: object) -> Station:
+def station(*names: str, speed: float = 12.0, form: str = "mp3", **more: object) -> Station:
     return Station(encoded(speech(*names), form), FORMATS[form][3], speed=speed, **more)  # type: ignore[arg-type]
 
 
@@ -286,3 +288,32 @@ def test_an_index_run_goes_on_beside_it(
         engine, [tmp_path / "kept"], "anew", tokenizer_path, workers=1, codebook="tokenizer", codes=False
     )
     assert live == rows(engine, "anew")
+
+
+def test_a_lock_that_is_held_for_long_keeps_nothing_from_being_heard(
+    engine: Engine, tokenizer: Tokenizer, tokenizer_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a switch of a large archive does; and who is told to stop meanwhile does so."""
+    monkeypatch.setattr("indexer.livestore.LOCK_WAIT_S", 0.3)
+    kept = tmp_path / "kept"
+    with (
+        on_air(station("01-monday", "02-tuesday", speed=15.0)) as air,
+        listening(engine, "air", source_of(air.url), tokenizer, kept) as one,
+    ):
+        until(lambda: duration_s(engine, "air") > 1.0)
+        with engine.begin() as connection:
+            lock_switch(connection, store.get_archive(connection, "air").id, "switches")
+            stored_s = duration_s(engine, "air")
+            until(lambda: air.sent_s > 25.0)
+            assert duration_s(engine, "air") == stored_s
+            with pytest.raises(DatabaseError, match="lock timeout"):
+                one.finish()
+    label = one._listener._source.label
+    assert len(livesound.marked(kept / label)) == 1
+    write(silent := tmp_path / "silent.wav", np.zeros(16_000, np.float32))
+    source = FileSource(silent, once=True)
+    source.label = label
+    with listening(engine, "air", source, tokenizer, kept, once=True) as two:
+        two.over()
+    assert max(stored.duration_s for stored in two.stored) > 24.0
+    same_as_indexed(engine, "air", kept, tokenizer_path)
