@@ -12,8 +12,9 @@ import stat
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from indexer import sources
 from indexer.discover import Failure, FoundFile, hash_file, written_ns
+from indexer.embedding import parts_of
 from indexer.intake import NewSegment
 from indexer.messages import (
     Busy,
@@ -111,22 +113,20 @@ class Worker:
         parts: list[Part] = []
         held_s = 0.0
         whole = stride == 1
-        for number, segment in enumerate(reading.segments()):
-            if number % stride:
-                continue
-            held_s += segment.frames * self.tokenizer.info.frame_seconds
+        for part in reading.parts() if whole else self._every(stride, reading.segments()):
+            held_s += len(part.embeddings) * self.tokenizer.info.frame_seconds
             if held_s > limit_s:
                 whole = False
                 break
-            parts.append(self._embed(segment))
+            parts.append(part)
         return Heard(reading.finish(), reading.sha256, reading.duration_s, parts, whole)
 
     def index(self, file: FoundFile) -> Indexed:
         """Tokens of a file, one segment in memory at a time. Raises like `hear`."""
         reading = _Reading(file, self.tokenizer, self.watchdog)
         collector = self._collector()
-        for segment in reading.segments():
-            collector.add(self._embed(segment))
+        for part in reading.parts():
+            collector.add(part)
         return collector.result(reading.finish(), reading.sha256, reading.duration_s)
 
     def index_heard(self, heard: Heard) -> Indexed:
@@ -136,9 +136,11 @@ class Worker:
             collector.add(part)
         return collector.result(heard.file, heard.sha256, heard.duration_s)
 
-    def _embed(self, segment: Segment) -> Part:
-        embeddings = self.tokenizer.embed(segment.samples, segment.before, segment.after)
-        return Part(segment.start_frame, embeddings, segment.speech)
+    def _every(self, stride: int, segments: Iterable[Segment]) -> Iterator[Part]:
+        """Some of the segments, embedded one by one, only when they are asked for."""
+        for segment in islice(segments, 0, None, stride):
+            embeddings = self.tokenizer.embed(segment.samples, segment.before, segment.after)
+            yield Part(segment.start_frame, embeddings, segment.speech)
 
     def _claimed_s(self, path: Place) -> float | None:
         self._fed()
@@ -163,6 +165,7 @@ class _Reading:
         assert isinstance(file.path, Path)  # what lies elsewhere has been fetched
         self.file, self._path = file, file.path
         self._watchdog = watchdog
+        self._tokenizer = tokenizer
         self._frame_s = info.frame_seconds
         self._before = _stat(self._path)
         if self._before.st_size == 0:
@@ -172,6 +175,9 @@ class _Reading:
 
     def segments(self) -> Iterator[Segment]:
         return self._cutter.segments(self._chunks())
+
+    def parts(self) -> Iterator[Part]:
+        return parts_of(self._chunks(), self._cutter, self._tokenizer)
 
     def _chunks(self) -> Iterator[audio.Samples]:
         for chunk in audio.read_chunks(self._path):

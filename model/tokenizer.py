@@ -134,12 +134,21 @@ class Tokenizer:
         """The graph's own ids of one pass: int64 [frames]."""
         return np.asarray(self._session.run(["ids"], {"waveform": samples[None]})[0][0])
 
+    def embed_rows(self, waveforms: Float32) -> Float32:
+        """Unit embeddings float32 [batch, frames, dim] of waveforms float32 [batch, samples], each by itself.
+
+        One run of the graph: what is long, or has sound around it, is for `embed`. Raises TokenizerError where the
+        graph gives too few.
+        """
+        out = self._session.run(["embeddings"], {"waveform": np.ascontiguousarray(waveforms, np.float32)})
+        rows = np.asarray(out[0], np.float32)
+        wanted = waveforms.shape[1] // self.frame_samples
+        if rows.shape[1] < wanted:
+            raise TokenizerError(f"{self.path} gave {rows.shape[1]} embeddings for {wanted} frames")
+        return rows
+
     def _run(self, samples: Samples) -> Float32:
-        out = self._session.run(["embeddings"], {"waveform": np.ascontiguousarray(samples, np.float32)[None]})
-        rows = np.asarray(out[0][0], np.float32)
-        if len(rows) < len(samples) // self.frame_samples:
-            wanted = len(samples) // self.frame_samples
-            raise TokenizerError(f"{self.path} gave {len(rows)} embeddings for {wanted} frames")
+        rows: Float32 = self.embed_rows(samples[None])[0]
         return rows
 
 
