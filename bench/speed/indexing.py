@@ -4,9 +4,9 @@
     python -m bench.speed.indexing --long-hours 24
 
 The recordings are those of FOLDER (the demo's without it), written anew in turn as wav, flac, mp3, ogg and m4a, at
-rates and in channels as people have them, until there are so many hours. Stages run one after another on one thread over the
-same sound; the commands that follow share the work among processes, where stages overlap. With `--long-hours` one
-recording of that length is indexed, for the memory that this takes.
+rates and in channels as people have them, until there are so many hours. Stages run one after another on one thread
+over the same sound; the commands that follow share the work among processes, where stages overlap. With `--long-hours`
+one recording of that length is indexed, for the memory that this takes.
 """
 
 from __future__ import annotations
