@@ -45,7 +45,7 @@ class Bed:
         self.audio.mkdir()
         suffixes = list(sounds.CODECS)
         for number in range(FILES):
-            sound = sounds.babble(1.5 + 0.1 * number, number)
+            sound = sounds.babble(1.2 + 0.07 * number, number)
             sounds.write(self.audio / f"{number:02}{suffixes[number % len(suffixes)]}", sound)
         self.server = Server(folder / "external")
         self._expected: dict[str | None, Contents] = {}

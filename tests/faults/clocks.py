@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from indexer.server import USER, Server
 from tests.faults import commands
-from tests.faults.bed import Bed, own_audio, preload, started, surrounded
+from tests.faults.bed import FILES, Bed, own_audio, preload, started, surrounded
 from tests.faults.errors import CannotInject, Difference
 from tests.faults.runs import Run
 
@@ -60,7 +60,7 @@ def odd_moments(bed: Bed, rng: random.Random, times: int) -> int:
                 with Run(order) as run:
                     outcome = run.outcome()
                 report = outcome.report
-                if report is None or outcome.failed or (report["indexed"], report["unchanged"])[number > 0] < 28:
+                if report is None or outcome.failed or (report["indexed"], report["unchanged"])[number > 0] < FILES:
                     raise Difference(f"with files of other times a run ends with {outcome}")
                 bed.check(order)
         finally:

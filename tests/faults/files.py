@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from tests.faults.bed import Bed, own_audio
 from tests.faults.contents import compare, contents
 from tests.faults.errors import CannotInject, Difference
@@ -21,7 +23,7 @@ from tests.indexer import sounds
 
 CHANGED = {"file_changed", "audio_unreadable", "audio_undecodable", "audio_empty", "audio_too_short"}
 TRIES = 4  # of one file in one run: two deaths when it is looked at, two when it is indexed
-FEW = 6  # files, where workers die at each
+FEW = 3  # files, where workers die at each
 POISON = "poison.wav"
 # Takes write leases, as soon as nobody has the files open, and is deaf to who asks for them back.
 LEASES = """
@@ -166,11 +168,7 @@ def poisoned_file(bed: Bed, rng: random.Random, times: int) -> int:
                     nonlocal deaths
                     while not over.is_set():
                         for worker in run.workers():
-                            if _has_open(worker.pid, audio / POISON):
-                                time.sleep(rng.uniform(0.0, 0.005))
-                                worker.kill()
-                                worker.wait(20)
-                                deaths += 1
+                            deaths += _killed_at(worker, audio / POISON, rng.uniform(0.0, 0.005))
                         time.sleep(0.001)
 
                 thread = threading.Thread(target=murder)
@@ -192,8 +190,23 @@ def poisoned_file(bed: Bed, rng: random.Random, times: int) -> int:
     return hit
 
 
+def _killed_at(worker: psutil.Process, path: Path, after_s: float) -> bool:
+    """Kill a worker while it has a file open, and not when it is at the next one already."""
+    if not _has_open(worker.pid, path):
+        return False
+    time.sleep(after_s)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        worker.suspend()
+        if _has_open(worker.pid, path):
+            worker.kill()
+            worker.wait(20)
+            return True
+        worker.resume()
+    return False
+
+
 def _has_open(pid: int, path: Path) -> bool:
     try:
-        return any(os.path.realpath(entry.path) == str(path) for entry in os.scandir(f"/proc/{pid}/fd"))
+        return any(os.path.realpath(f"/proc/{pid}/fd/{name}") == str(path) for name in os.listdir(f"/proc/{pid}/fd"))
     except OSError:
         return False

@@ -28,7 +28,7 @@ def stopped_worker(bed: Bed, rng: random.Random, times: int) -> int:
 
 
 def _workers(bed: Bed, rng: random.Random, times: int, number: signal.Signals, **limits: float) -> int:
-    order = bed.order("worker", codebook=rng.choice(KINDS), limits=limits)
+    order = bed.order("worker", workers=2, codebook=rng.choice(KINDS), limits=limits)
     bed.expected(order.codebook)
     hit = 0
     while hit < times:
@@ -53,14 +53,14 @@ def _workers(bed: Bed, rng: random.Random, times: int, number: signal.Signals, *
         if set(outcome.failed.values()) - {"worker_died", "decoder_stalled"}:
             raise Difference(f"files fail with the workers: {outcome.failed}")
         if hit < times:
-            order = bed.order("worker", codebook=order.codebook, limits=limits)
+            order = bed.order("worker", workers=2, codebook=order.codebook, limits=limits)
     bed.settle(order)
     return hit
 
 
 def coordinator(bed: Bed, rng: random.Random, times: int) -> int:
     """kill -9 of the process that indexes, again and again; nobody stays behind, and its lock goes."""
-    order = bed.order("coordinator", codebook=rng.choice(KINDS))
+    order = bed.order("coordinator", workers=2, codebook=rng.choice(KINDS))
     bed.expected(order.codebook)
     return _coordinator(bed, rng, times, order, bed.usual_s)
 

@@ -12,7 +12,7 @@ from tests.faults.runs import Order, Run
 def two_indexers(bed: Bed, rng: random.Random, times: int) -> int:
     """Two index into one archive: one is told that it is busy, or comes when the other is done."""
     for _ in range(times):
-        order = bed.order("rivals", workers=1, codebook=rng.choice(("tokenizer", "archive")))
+        order = bed.order("rivals", codebook=rng.choice(("tokenizer", "archive")))
         bed.expected(order.codebook)
         with Run(order) as one:
             one.going(rng.uniform(0.0, bed.usual_s))
@@ -28,7 +28,7 @@ def two_indexers(bed: Bed, rng: random.Random, times: int) -> int:
 def two_archives(bed: Bed, rng: random.Random, times: int) -> int:
     """Two index into two archives of one database: neither minds the other."""
     for _ in range(times):
-        first, second = (bed.order("side", workers=1, codebook=kind) for kind in ("tokenizer", "archive"))
+        first, second = (bed.order("side", codebook=kind) for kind in ("tokenizer", "archive"))
         bed.expected("archive")
         with Run(first) as one:
             one.going(rng.uniform(0.0, bed.usual_s))
@@ -45,7 +45,7 @@ def new_schema(bed: Bed, rng: random.Random, times: int) -> int:
     """Several begin at once where there is not even a server: one makes it, one brings the tables."""
     for _ in range(times):
         home = bed.new_home()
-        orders = [Order(**{**vars(bed.order("new", url=None, workers=1)), "home": home}) for _ in range(3)]
+        orders = [Order(**{**vars(bed.order("new", url=None)), "home": home}) for _ in range(3)]
         runs = [Run(order) for order in orders]
         try:
             for run in runs:

@@ -41,7 +41,7 @@ class Order:
     tokenizer: Path
     url: str | None = None
     codebook: str | None = "tokenizer"
-    workers: int = 2
+    workers: int = 1
     limits: dict[str, float] = field(default_factory=dict)
     file_bytes: int | None = None  # longest file that may be written
     prepare: bool = False  # the local index too, as the command does
