@@ -21,6 +21,8 @@ from indexer import embedded
 CONNECT_TIMEOUT_S = 5
 POOL_SIZE, POOL_OVERFLOW = 20, 10  # connections kept, and more at need: as many as threads of the service at once
 LEAST_VERSION = 15  # of PostgreSQL
+# Over a network: after a minute of silence, and 30 s without an answer, the other machine is taken for dead.
+KEEP_ALIVE = {"keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 3}
 _MIGRATE_LOCK = 7_295_316  # any fixed number: two processes do not migrate at once
 
 
@@ -56,14 +58,23 @@ def open_engine(home: Path, url: str | None) -> sa.Engine:
         raise DatabaseError("the database URL cannot be read: postgresql://user:password@host:port/name") from error
     if parsed.drivername not in ("postgres", "postgresql", "postgresql+psycopg"):
         raise DatabaseError(f"the database URL begins with {parsed.drivername}: only postgresql:// is served")
-    return sa.create_engine(
+    engine = sa.create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
         pool_size=POOL_SIZE,
         max_overflow=POOL_OVERFLOW,
         pool_timeout=CONNECT_TIMEOUT_S,
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "sayagain"},
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "sayagain", **KEEP_ALIVE},
     )
+    sa.event.listen(engine, "connect", _keep_alive)
+    return engine
+
+
+def _keep_alive(connection: psycopg.Connection[tuple[object, ...]], _: object) -> None:
+    """The server's side too: locks of a machine that is cut off, or dead, go in minutes, and not in two hours."""
+    settings = ", ".join(f"set_config('tcp_{name}', '{value}', false)" for name, value in KEEP_ALIVE.items())
+    connection.execute(f"SELECT {settings}".encode())
+    connection.commit()
 
 
 @contextmanager
