@@ -79,16 +79,19 @@ def test_a_coordinator_that_dies_leaves_what_it_stored_and_no_lock(
     engine: Engine, tokenizer_path: Path, cluster: Cluster, alone: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
     url = engine.url.render_as_string(hide_password=False)
-    coordinator = subprocess.Popen(
-        [sys.executable, "-m", "service", "index", str(TAPES), "--archive", "demo", "--codes",
-            "--scheduler", cluster.address,
-        ],
-        env={
-            **os.environ, "SAYAGAIN_HOME": str(tmp_path), "SAYAGAIN_DATABASE_URL": url,
-            "SAYAGAIN_TOKENIZER": str(tokenizer_path),
-        },
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    said = tmp_path / "log"
+    with said.open("wb") as log:
+        coordinator = subprocess.Popen(
+            [
+                sys.executable, "-m", "service", "index", str(TAPES), "--archive", "demo", "--codes",
+                "--scheduler", cluster.address,
+            ],
+            env={
+                **os.environ, "SAYAGAIN_HOME": str(tmp_path), "SAYAGAIN_DATABASE_URL": url,
+                "SAYAGAIN_TOKENIZER": str(tokenizer_path),
+            },
+            stdout=log, stderr=log,
+        )  # fmt: skip
 
     def stored() -> int:
         with engine.connect() as connection:
@@ -97,8 +100,7 @@ def test_a_coordinator_that_dies_leaves_what_it_stored_and_no_lock(
     until(lambda: stored() >= 2 or coordinator.poll() is not None)
     coordinator.kill()
     coordinator.wait()
-    before = stored()
-    assert before >= 2
+    assert stored() >= 2, said.read_text()
 
     def is_indexed() -> bool:  # the lock goes with the connection, as soon as the server sees that
         try:
