@@ -20,7 +20,7 @@ from model.audio import AudioError
 from model.tokenizer import Device, Tokenizer
 
 PAGE = 1_000  # recordings read at a time
-CATCH_UPS = 10  # times that recordings which came meanwhile are indexed too, before the switch
+CATCH_UPS = 5  # times that recordings which came meanwhile are indexed too, before the switch
 
 
 class RetokenizeFailed(Exception):
