@@ -16,7 +16,7 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from indexer.live import Stored
+    from indexer.live.listener import Stored
 
 FOLDER = "live"  # in the data folder
 
@@ -44,7 +44,8 @@ def listen(
     as_json: JsonOption = False,
 ) -> None:
     """Listen to a source until stopped: what is said is found by searches, and by watches, within seconds."""
-    from indexer import live, livesource
+    from indexer.live import listener
+    from indexer.live import source as sources
     from service import logs
     from service.deps import open_database
 
@@ -56,13 +57,13 @@ def listen(
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        heard = livesource.source_of(source, once=once)
+        heard = sources.source_of(source, once=once)
         if name is not None:
-            heard.label = livesource.label_of(name)
+            heard.label = sources.label_of(name)
         engine = open_database(settings)
         file = _tokenizer_file(engine, archive, tokenizer, settings)
         known = registry.Registry(settings.home_path, file, threads=1, device=settings.device)
-        options = live.Options(
+        options = listener.Options(
             folder=keep or settings.home_path / FOLDER, shared=keep is None, kept=not no_keep,
             length_s=60.0 * minutes, every_s=every, once=once,
         )  # fmt: skip
@@ -73,7 +74,7 @@ def listen(
             if stored.path is not None:
                 _refit_where_outgrown(engine, archive, known, settings)
 
-        live.Listener(engine, archive, heard, known.default, known.find, options, told).run(stop)
+        listener.Listener(engine, archive, heard, known.default, known.find, options, told).run(stop)
         engine.dispose()
 
 

@@ -12,9 +12,9 @@ from sqlalchemy import Connection, Engine
 
 from indexer import database, intake, pipeline, sources, spares, store
 from indexer.discover import Found, FoundFile, written_ns
+from indexer.live.sound import is_growing
+from indexer.live.store import set_aside
 from indexer.livelock import lock_switch
-from indexer.livesound import is_growing
-from indexer.livestore import set_aside
 from indexer.report import IndexReport, Progressed
 from model.audio import AudioError
 from model.tokenizer import Device, Tokenizer

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.discover import written_ns
-from indexer.livesound import is_growing
+from indexer.live.sound import is_growing
 from indexer.sources import Url, place
 from indexer.store import RecordingInfo
 from model import audio

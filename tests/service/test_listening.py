@@ -20,9 +20,10 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine, text
 
 from bench.speed.radio import FORMATS, Station, encoded, on_air
-from indexer import database, livesound, pipeline, store
+from indexer import database, pipeline, store
 from indexer.discover import FoundFile
-from indexer.livesource import source_of
+from indexer.live import sound
+from indexer.live.source import source_of
 from indexer.messages import Setup, UseCodebook
 from indexer.worker import Worker
 from model import audio
@@ -31,7 +32,7 @@ from service.app import create_app
 from service.deps import Backend
 from service.retokenizing import back, refit
 from service.settings import Settings
-from tests.indexer.livebed import DEMO, STATION, counted, listening, rows, speech, until
+from tests.indexer.live.bed import DEMO, STATION, counted, listening, rows, speech, until
 from tests.service.conftest import run_cli
 from tests.service.test_watches import seen
 
@@ -138,7 +139,7 @@ def test_killed_again_and_again(tmp_path: Path, tokenizer_path: Path) -> None:
                 time.sleep(chance.uniform(0.1, 1.0))
                 process.kill()
                 process.wait()
-            for path, _ in (one for folder in home.glob("live/*/*") for one in livesound.marked(folder)):
+            for path, _ in (one for folder in home.glob("live/*/*") for one in sound.marked(folder)):
                 if path.exists() and path.stat().st_size > 42:
                     try:
                         written[path] = len(audio.read(path))
@@ -149,7 +150,7 @@ def test_killed_again_and_again(tmp_path: Path, tokenizer_path: Path) -> None:
             told, _ = ended(process)
     assert written
     folder = next(home.glob("live/air-*"))
-    assert not livesound.marked(folder / "radio")
+    assert not sound.marked(folder / "radio")
     live = rows(engine, "air")
     for path, samples in written.items():
         (duration_s,) = {row[5] for row in live if row[0] == f"radio/{path.name}"}

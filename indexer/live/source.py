@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import httpx
 
-from indexer.livedecoding import OPEN_S, READ_S, SourceLost, Stopped, decoded, format_of
-from indexer.livesound import Int16, Place
+from indexer.live.decoding import OPEN_S, READ_S, SourceLost, Stopped, decoded, format_of
+from indexer.live.sound import Int16, Place
 
 POLL_S = 0.1  # between two looks at a file that has not grown
 MOST_PLAYLISTS = 3  # one after another, before there is sound

@@ -13,9 +13,9 @@ from sqlalchemy import Connection, Engine, text
 
 from indexer import database, intake, store
 from indexer.intake import NewSegment
+from indexer.live.recorder import Recording, recording_at
+from indexer.live.sound import State
 from indexer.livelock import lock_switch
-from indexer.liverecorder import Recording, recording_at
-from indexer.livesound import State
 from model.codebook import Codebook
 from model.tokenizer import Tokenizer
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer import livesound
-from indexer.liverecorder import Ended, Event, Heard, NotKept, Recorder, recording_at
-from indexer.livesound import Int16, Place
+from indexer.live import sound
+from indexer.live.recorder import Ended, Event, Heard, NotKept, Recorder, recording_at
+from indexer.live.sound import Int16, Place
 from model import audio
 
 PIECE = 1_000
@@ -57,11 +57,11 @@ def test_a_recording_ends_in_a_pause(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one, other)
     for event in events:
         if isinstance(event, Ended):
-            assert event.state == livesound.state_of(event.recording.path)
+            assert event.state == sound.state_of(event.recording.path)
             assert recording_at(event.recording.path).name == event.recording.name
             gap_s = (recording_at(event.recording.path).started - event.recording.started).total_seconds()
             assert abs(gap_s) < 0.002
-    assert len(livesound.marked(tmp_path)) == len(parts)  # nothing is stored yet
+    assert len(sound.marked(tmp_path)) == len(parts)  # nothing is stored yet
 
 
 def test_where_nobody_pauses_two_seconds_are_in_both(tmp_path: Path) -> None:
@@ -71,9 +71,9 @@ def test_where_nobody_pauses_two_seconds_are_in_both(tmp_path: Path) -> None:
     assert 50.0 <= len(first) / 16_000 < 50.2
     np.testing.assert_array_equal(second[:32_000], first[-32_000:])
     np.testing.assert_array_equal(np.concatenate([first, second[32_000:]]), samples)
-    begun, again = (place.samples for _, place in sorted(livesound.marked(tmp_path), key=lambda one: one[1].samples))
+    begun, again = (place.samples for _, place in sorted(sound.marked(tmp_path), key=lambda one: one[1].samples))
     assert (begun, again) == (1_000, 1_000 + len(first) - 32_000)
-    assert livesound.read_place(tmp_path / livesound.POSITION) == Place("1:1", 1_000 + len(samples), 5)
+    assert sound.read_place(tmp_path / sound.POSITION) == Place("1:1", 1_000 + len(samples), 5)
     assert sum(isinstance(event, Ended) for event in events) == 2
 
 

@@ -10,17 +10,18 @@ import pytest
 from sqlalchemy import Engine, text
 
 from bench.speed.radio import FORMATS, Station, encoded, on_air
-from indexer import livesound, pipeline, store
+from indexer import pipeline, store
 from indexer.database import DatabaseError
-from indexer.livedecoding import SourceLost
+from indexer.live import sound
+from indexer.live.decoding import SourceLost
+from indexer.live.source import FileSource, source_of
+from indexer.live.store import SourceBusy
+from indexer.live.tail import Tail
 from indexer.livelock import lock_switch
-from indexer.livesource import FileSource, source_of
-from indexer.livestore import SourceBusy
-from indexer.livetail import Tail
 from indexer.segment import Segmenter
 from model import audio
 from model.tokenizer import Tokenizer
-from tests.indexer.livebed import STATION, listening, rows, same_as_indexed, speech, until
+from tests.indexer.live.bed import STATION, listening, rows, same_as_indexed, speech, until
 from tests.indexer.sounds import write
 
 
@@ -76,15 +77,15 @@ def test_a_stream_is_stored_as_its_file_would_be(
         assert air.connections >= 2
     live = same_as_indexed(engine, "air", tmp_path / "kept", tokenizer_path)
     assert {row[0] for row in live} == {stored.recording.name for stored in one.stored}
-    sound = sum(stored.duration_s for stored in one.stored)
-    assert sound == pytest.approx(len(speech("01-monday", "04-thursday")) / 16_000, abs=0.3)
+    heard_s = sum(stored.duration_s for stored in one.stored)
+    assert heard_s == pytest.approx(len(speech("01-monday", "04-thursday")) / 16_000, abs=0.3)
     # Its recordings know where they are from, and keep their ids while they grow.
     with engine.connect() as connection:
         archive = store.get_archive(connection, "air")
         listed = store.list_recordings(connection, archive.id, 10)
     assert [one_.metadata["source"] for one_ in listed] == [live[0][0].split("/")[0]] * 2
     assert [stored.id for stored in one.stored] == [recording.id for recording in listed]
-    assert not livesound.marked(Path(listed[0].path).parent)
+    assert not sound.marked(Path(listed[0].path).parent)
     # An index run of the folder finds nothing to do.
     report = pipeline.index_archive(engine, [tmp_path / "kept"], "air", tokenizer_path, workers=1)
     assert (report.unchanged, report.indexed, report.failed) == (2, 0, [])
@@ -155,7 +156,7 @@ def test_what_was_cut_off_is_stored_by_the_next_run(
     # As if it had been killed before the last rows were stored, and amid a block of sound.
     folder = kept / label
     (path,) = folder.glob("*.flac")
-    livesound.mark(path, livesound.Place())
+    sound.mark(path, sound.Place())
     blob = path.read_bytes()
     path.write_bytes(blob[:-501])
     with engine.begin() as connection:
@@ -164,7 +165,7 @@ def test_what_was_cut_off_is_stored_by_the_next_run(
         connection.execute(text("UPDATE archive SET segments = 1"))
     torn = folder / "2026-01-01T00-00-00.000Z.flac"
     torn.write_bytes(blob[:30])
-    livesound.mark(torn, livesound.Place())
+    sound.mark(torn, sound.Place())
     silent = tmp_path / "silent.wav"
     write(silent, np.zeros(16_000, np.float32))
     again = FileSource(silent, once=True)
@@ -172,7 +173,7 @@ def test_what_was_cut_off_is_stored_by_the_next_run(
     with listening(engine, "air", again, tokenizer, kept, once=True) as one:
         one.over()
     assert not torn.exists()
-    assert not livesound.marked(folder)
+    assert not sound.marked(folder)
     assert len(one.stored) == 2
     same_as_indexed(engine, "air", kept, tokenizer_path)
 
@@ -180,7 +181,7 @@ def test_what_was_cut_off_is_stored_by_the_next_run(
 def test_one_listener_a_source(
     engine: Engine, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("indexer.live.CLAIM_S", 0.5)
+    monkeypatch.setattr("indexer.live.listener.CLAIM_S", 0.5)
     radio = station("01-monday")
     with on_air(radio) as air, on_air(station("02-tuesday")) as elsewhere:
         source = source_of(air.url)
@@ -262,7 +263,7 @@ def test_a_database_that_goes_and_comes_back(
             allow(True)
         until(lambda: air.sent_s > 50.0 and len(one.stored) == len(list(kept.rglob("*.flac"))))
         one.finish()
-    assert not livesound.marked(kept / one._listener._source.label)
+    assert not sound.marked(kept / one._listener._source.label)
     same_as_indexed(engine, "air", kept, tokenizer_path)
 
 
@@ -294,7 +295,7 @@ def test_a_lock_that_is_held_for_long_keeps_nothing_from_being_heard(
     engine: Engine, tokenizer: Tokenizer, tokenizer_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a switch of a large archive does; and who is told to stop meanwhile does so."""
-    monkeypatch.setattr("indexer.livestore.LOCK_WAIT_S", 0.3)
+    monkeypatch.setattr("indexer.live.store.LOCK_WAIT_S", 0.3)
     kept = tmp_path / "kept"
     with (
         on_air(station("01-monday", "02-tuesday", speed=15.0)) as air,
@@ -309,7 +310,7 @@ def test_a_lock_that_is_held_for_long_keeps_nothing_from_being_heard(
             with pytest.raises(DatabaseError, match="lock timeout"):
                 one.finish()
     label = one._listener._source.label
-    assert len(livesound.marked(kept / label)) == 1
+    assert len(sound.marked(kept / label)) == 1
     write(silent := tmp_path / "silent.wav", np.zeros(16_000, np.float32))
     source = FileSource(silent, once=True)
     source.label = label

@@ -8,7 +8,7 @@ from typing import Protocol
 import av
 import numpy as np
 
-from indexer.livesound import Int16
+from indexer.live.sound import Int16
 from model.audio import SAMPLE_RATE
 
 # A stream is looked at no longer than this before its sound comes: in bytes, and in microseconds of sound.

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from indexer import livesound
-from indexer.liveintake import LiveIntake, Stored
-from indexer.livereceiver import Receiver
-from indexer.liverecorder import Event, Recorder, Recording, keeping, recording_at
-from indexer.livesound import POSITION, Place
-from indexer.livesource import Source, label_of
-from indexer.livestore import LiveStore, SourceBusy
+from indexer.live import sound
+from indexer.live.intake import LiveIntake, Stored
+from indexer.live.receiver import Receiver
+from indexer.live.recorder import Event, Recorder, Recording, keeping, recording_at
+from indexer.live.sound import POSITION, Place
+from indexer.live.source import Source, label_of
+from indexer.live.store import LiveStore, SourceBusy
 from model.tokenizer import Tokenizer
 
 __all__ = ["Listener", "Options", "Stored"]
@@ -143,7 +143,7 @@ class Listener:
             root = self._options.folder.absolute()
             folder = root / f"{label_of(archive.name)}-{archive.id}" if self._options.shared else root
             folder = folder / self._source.label
-            with livesound.claimed(folder) as free:
+            with sound.claimed(folder) as free:
                 if not free:
                     raise SourceBusy(f"somebody else listens to {self._source.label} and keeps it in {folder}")
                 yield folder
@@ -153,12 +153,12 @@ class Listener:
 
 def _left_behind(folder: Path) -> tuple[list[Recording], Place | None]:
     """What an earlier run has not stored, made whole; and how far it has heard a file. Raises OSError."""
-    heard = livesound.read_place(folder / POSITION)
+    heard = sound.read_place(folder / POSITION)
     left: list[Recording] = []
-    for path, place in livesound.marked(folder):
-        samples = livesound.finish(path)
+    for path, place in sound.marked(folder):
+        samples = sound.finish(path)
         if not samples:
-            livesound.mark_of(path).unlink(missing_ok=True)
+            sound.mark_of(path).unlink(missing_ok=True)
             continue
         log.info("%s was not finished: it is stored now", path.name)
         left.append(recording_at(path))

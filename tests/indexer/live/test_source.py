@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from bench.speed.radio import FORMATS, Part, Station, encoded, on_air
-from indexer.livedecoding import SourceLost, Stopped, decoded
-from indexer.livesound import Int16, Place
-from indexer.livesource import FileSource, HttpSource, OpenedSource, Source, SourceInvalid, source_of
+from indexer.live.decoding import SourceLost, Stopped, decoded
+from indexer.live.sound import Int16, Place
+from indexer.live.source import FileSource, HttpSource, OpenedSource, Source, SourceInvalid, source_of
 from tests.indexer.sounds import babble
 
 Answer = Callable[[BaseHTTPRequestHandler], None]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer import livesound
-from indexer.livesound import BLOCK_SAMPLES, Int16, LiveSound, Place
+from indexer.live import sound
+from indexer.live.sound import BLOCK_SAMPLES, Int16, LiveSound, Place
 from model import audio
 from tests.indexer.sounds import babble
 
@@ -29,17 +29,17 @@ def read(path: Path) -> Int16:
 def test_a_file_reads_back_while_it_grows_and_after(tmp_path: Path, piece: int) -> None:
     samples = said(2.03)
     path = tmp_path / "a.flac"
-    sound = LiveSound(path)
+    live = LiveSound(path)
     done: list[Int16] = []
     for start in range(0, len(samples), piece):
-        done.append(sound.append(samples[start : start + piece]))
-        state = sound.state()
+        done.append(live.append(samples[start : start + piece]))
+        state = live.state()
         assert (state.bytes, state.sha256) == (path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
     so_far = np.concatenate(done)
     np.testing.assert_array_equal(read(path), so_far)
     assert len(samples) - len(so_far) < BLOCK_SAMPLES
-    assert len(so_far) == sound.samples
-    done.append(sound.close())
+    assert len(so_far) == live.samples
+    done.append(live.close())
     np.testing.assert_array_equal(np.concatenate(done), samples)
     np.testing.assert_array_equal(read(path), samples)
     assert audio.duration_s(path) == pytest.approx(len(samples) / 16_000, abs=1e-5)
@@ -50,12 +50,12 @@ def test_a_file_reads_back_while_it_grows_and_after(tmp_path: Path, piece: int) 
 def test_a_file_that_is_cut_off_anywhere_is_whole_up_to_there(tmp_path: Path) -> None:
     samples = said(0.6)
     whole = tmp_path / "a.flac"
-    sound = LiveSound(whole)
+    live = LiveSound(whole)
     sizes = [whole.stat().st_size]
     for start in range(0, len(samples) - BLOCK_SAMPLES, BLOCK_SAMPLES):
-        sound.append(samples[start : start + BLOCK_SAMPLES])
+        live.append(samples[start : start + BLOCK_SAMPLES])
         sizes += [whole.stat().st_size]
-    sound.close()
+    live.close()
     blob = whole.read_bytes()
     cut = tmp_path / "cut.flac"
     for size in {
@@ -66,7 +66,7 @@ def test_a_file_that_is_cut_off_anywhere_is_whole_up_to_there(tmp_path: Path) ->
         cut.write_bytes(blob[:size])
         blocks = sum(end <= size for end in sizes[1:])
         kept = samples[: blocks * BLOCK_SAMPLES]
-        assert livesound.finish(cut) == len(kept), size
+        assert sound.finish(cut) == len(kept), size
         assert cut.exists() == bool(len(kept))
         if len(kept):
             np.testing.assert_array_equal(read(cut), kept)
@@ -74,27 +74,27 @@ def test_a_file_that_is_cut_off_anywhere_is_whole_up_to_there(tmp_path: Path) ->
     assert not list(tmp_path.glob("*.partial"))
     # What comes after the break, as after a power cut, is left out.
     cut.write_bytes(blob[: sizes[4] + 7] + bytes(5_000))
-    assert livesound.finish(cut) == 4 * BLOCK_SAMPLES
+    assert sound.finish(cut) == 4 * BLOCK_SAMPLES
 
 
 def test_marks_say_what_is_not_finished(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     path.touch()
-    assert livesound.marked(tmp_path) == []
-    livesound.mark(path, Place("1:2", 3, 4))
+    assert sound.marked(tmp_path) == []
+    sound.mark(path, Place("1:2", 3, 4))
     other = tmp_path / "b.flac"
-    livesound.mark_of(other).write_text("{", encoding="utf-8")
-    assert livesound.marked(tmp_path) == [(path, Place("1:2", 3, 4)), (other, Place())]
-    assert not livesound.is_growing(path)  # nobody is there
-    with livesound.claimed(tmp_path) as free:
+    sound.mark_of(other).write_text("{", encoding="utf-8")
+    assert sound.marked(tmp_path) == [(path, Place("1:2", 3, 4)), (other, Place())]
+    assert not sound.is_growing(path)  # nobody is there
+    with sound.claimed(tmp_path) as free:
         assert free
-        assert livesound.is_growing(path)
-        with livesound.claimed(tmp_path) as again:
+        assert sound.is_growing(path)
+        with sound.claimed(tmp_path) as again:
             assert not again
-        livesound.mark_of(path).unlink()
-        assert not livesound.is_growing(path)
-    with livesound.claimed(tmp_path) as free:
+        sound.mark_of(path).unlink()
+        assert not sound.is_growing(path)
+    with sound.claimed(tmp_path) as free:
         assert free
-    livesound.write_whole(tmp_path / "p", json.dumps({"file": "x"}))
-    assert livesound.read_place(tmp_path / "p") == Place("x")
-    assert livesound.read_place(tmp_path / "none") is None
+    sound.write_whole(tmp_path / "p", json.dumps({"file": "x"}))
+    assert sound.read_place(tmp_path / "p") == Place("x")
+    assert sound.read_place(tmp_path / "none") is None

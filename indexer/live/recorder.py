@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.livesound import POSITION, Int16, LiveSound, Place, State, mark, state_of, write_whole
+from indexer.live.sound import POSITION, Int16, LiveSound, Place, State, mark, state_of, write_whole
 from indexer.segment import FLOOR_DB, FRAME_SAMPLES, PAUSE_DB, SMOOTH_FRAMES, frame_levels
 from model.audio import SAMPLE_RATE
 

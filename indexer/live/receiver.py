@@ -6,10 +6,10 @@ import logging
 import threading
 from collections.abc import Callable
 
-from indexer.livedecoding import SourceLost, Stopped
-from indexer.liverecorder import Recorder
-from indexer.livesound import Place
-from indexer.livesource import Source
+from indexer.live.decoding import SourceLost, Stopped
+from indexer.live.recorder import Recorder
+from indexer.live.sound import Place
+from indexer.live.source import Source
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # before a source that was lost is tried again; each time twice as long
 STEADY_SAMPLES = 160_000  # 10 s: a source that gave so much is tried again at once

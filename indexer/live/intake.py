@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer import livesound, store
+from indexer import store
 from indexer.database import DatabaseError
-from indexer.liverecorder import Event, Heard, Recording
-from indexer.livesound import Int16, State
-from indexer.livestore import InForce, LiveStore, Put, Switched
-from indexer.livetail import Tail
+from indexer.live import sound
+from indexer.live.recorder import Event, Heard, Recording
+from indexer.live.sound import Int16, State
+from indexer.live.store import InForce, LiveStore, Put, Switched
+from indexer.live.tail import Tail
 from model import audio
 from model.codebook import Codebook
 from model.tokenizer import Tokenizer
@@ -125,7 +126,7 @@ class LiveIntake:
         try:
             if self._reading is None:
                 first = self._behind[0]
-                self._reading = _Growing(first, self._tail(), livesound.state_of(first.path))
+                self._reading = _Growing(first, self._tail(), sound.state_of(first.path))
                 self._chunks = audio.read_chunks(first.path)
             chunk = next(self._chunks, None)
             if chunk is not None:
@@ -140,11 +141,11 @@ class LiveIntake:
     def _finish(self, growing: _Growing) -> None:
         """Store a recording for good."""
         recording = growing.recording
-        is_new = livesound.mark_of(recording.path).exists()
+        is_new = sound.mark_of(recording.path).exists()
         put = self._put(growing)
         if not self._kept:
             recording.path.unlink(missing_ok=True)
-        livesound.mark_of(recording.path).unlink(missing_ok=True)
+        sound.mark_of(recording.path).unlink(missing_ok=True)
         if is_new:
             path = recording.path if self._kept else None
             self._told(Stored(recording, put.id, growing.tail.duration_s, put.segments, path))
@@ -152,7 +153,7 @@ class LiveIntake:
     def _put(self, growing: _Growing) -> Put:
         """Store a recording as it is now, made with what is in force."""
         assert growing.state is not None
-        livesound.settle(growing.recording.path)  # the sound first: rows speak of what is there
+        sound.settle(growing.recording.path)  # the sound first: rows speak of what is there
         for _ in range(SWITCHES):
             assert self._made_with is not None
             try:
@@ -202,4 +203,4 @@ def _floats(samples: Int16) -> audio.Samples:
 def _forget(recording: Recording) -> None:
     """Less than one frame: there is nothing to store."""
     recording.path.unlink(missing_ok=True)
-    livesound.mark_of(recording.path).unlink(missing_ok=True)
+    sound.mark_of(recording.path).unlink(missing_ok=True)

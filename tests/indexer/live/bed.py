@@ -14,8 +14,8 @@ from sqlalchemy import Engine, text
 
 import service
 from indexer import pipeline
-from indexer.live import Listener, Options, Stored
-from indexer.livesource import Source
+from indexer.live.listener import Listener, Options, Stored
+from indexer.live.source import Source
 from model import audio
 from model.audio import Samples
 from model.tokenizer import Tokenizer
