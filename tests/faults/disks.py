@@ -17,7 +17,7 @@ from tests.faults.bed import Bed, ask, preload, started, surrounded
 from tests.faults.errors import CannotInject, Difference
 from tests.faults.runs import Order, Run
 
-DISK_MB = 72  # a new cluster has 40
+DISK_MB = 192  # a new cluster has 40, and what it logs ahead takes more
 SPARE_BYTES = 1_500_000  # at most, that are left when a disk is filled
 
 Fill = Callable[[bool], None]
