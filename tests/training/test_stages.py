@@ -98,8 +98,9 @@ def test_a_killed_run_goes_on_where_it_was(work: Path, tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    deadline = time.monotonic() + 60
-    while not (folder / CHECKPOINT_FILE).exists() and time.monotonic() < deadline and child.poll() is None:
+    deadline = time.monotonic() + 300
+    written = (folder / CHECKPOINT_FILE, folder / LOG_FILE)
+    while not all(path.exists() for path in written) and time.monotonic() < deadline and child.poll() is None:
         time.sleep(0.05)
     time.sleep(0.7)
     os.kill(child.pid, signal.SIGKILL)

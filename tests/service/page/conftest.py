@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.service.sounds import write
 
@@ -31,6 +31,7 @@ def browser(query: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Iter
         f"--use-file-for-fake-audio-capture={heard}",
         "--autoplay-policy=no-user-gesture-required",
     ]
+    expect.set_options(timeout=20_000)  # a busy machine
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=words)
         yield chromium
