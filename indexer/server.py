@@ -12,6 +12,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -29,6 +30,10 @@ STOP_S = 20.0  # writing out what is in memory included
 EMPTY_S = 2.0  # after that a pid file without a pid is one that nobody will write
 SYSTEM_USERS = ("postgres", "nobody")  # the server refuses to be root: first of these that exists stands in
 _PASSING = ("still in use", "already exists", "is empty")  # why it does not start now, and may in a moment
+_BECOME = (
+    "import os, sys; os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[1])); "
+    "os.execv(sys.argv[3], sys.argv[3:])"
+)
 OPTIONS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -196,19 +201,25 @@ class Server:
         # Files, not pipes: the server inherits them and would keep a pipe open for ever.
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(  # noqa: S603
-                [str(self.programs / program), *arguments],
+                [*self._as_owner(), str(self.programs / program), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 check=False,
                 cwd="/",
                 env={**os.environ, "LC_ALL": "C"},
-                user=None if self.owner is None else self.owner.pw_uid,
-                group=None if self.owner is None else self.owner.pw_gid,
-                extra_groups=None if self.owner is None else [],
             )
             output.seek(0)
             return subprocess.CompletedProcess(done.args, done.returncode, "", output.read())
+
+    def _as_owner(self) -> list[str]:
+        """Words before a command, with which root gives it to the owner.
+
+        `subprocess` would do that too, but then forks this process, and OpenBLAS ends its threads amid a product.
+        """
+        if self.owner is None:
+            return []
+        return [sys.executable, "-I", "-S", "-c", _BECOME, str(self.owner.pw_uid), str(self.owner.pw_gid)]
 
 
 def _server_user(data: Path) -> pwd.struct_passwd | None:

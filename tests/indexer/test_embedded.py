@@ -186,3 +186,37 @@ def test_starting_takes_moments(home: Path) -> None:
     started = time.perf_counter()
     count(home)
     assert time.perf_counter() - started < 5.0
+
+
+# Multiplies all the time, while a server is made, started and stopped.
+MULTIPLYING = """
+import os, sys, threading, time
+from pathlib import Path
+import numpy as np
+from indexer.server import Server
+done = 0
+def multiply():
+    global done
+    one, other = np.ones((1_500, 64), np.float32), np.ones((64, 1_024), np.float32)
+    while True:
+        one @ other
+        done += 1
+threading.Thread(target=multiply, daemon=True).start()
+server = Server(Path(sys.argv[1]))
+for _ in range(3):
+    server.start()
+    server.stop()
+    before = done
+    deadline = time.monotonic() + 20
+    while done < before + 2:
+        if time.monotonic() > deadline:
+            os._exit(1)
+        time.sleep(0.01)
+os._exit(0)
+"""
+
+
+def test_whoever_multiplies_meanwhile_goes_on(home: Path) -> None:
+    home.mkdir()
+    words = [sys.executable, "-c", MULTIPLYING, str(home / "postgres")]
+    assert subprocess.run(words, timeout=120, check=False).returncode == 0
