@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from indexer import schema, store
+from indexer.segments import checksum
 from model.codebook import Codebook
 from model.tokenizer import TokenizerInfo
 
@@ -204,7 +205,7 @@ def _copy_segments(
         for position, segment in enumerate(segments, first):
             copy.write_row((
                 archive_id, recording_id, position, segment.start_s, segment.frames, segment.tokens,
-                store.checksum(segment.tokens),
+                checksum(segment.tokens),
             ))  # fmt: skip
 
 

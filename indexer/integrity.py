@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, text
 
 from indexer import sources, store
 from indexer.discover import hash_file, written_ns
+from indexer.segments import checksum
 from model.audio import AudioError
 from model.codebook import Codebook
 from model.tokens import TokenString, TokenStringError
@@ -178,7 +179,7 @@ def _problems(
 
 
 def _wrong(row: Row[Any], codebook: Codebook | None) -> str | None:
-    if store.checksum(row.tokens) != row.checksum:
+    if checksum(row.tokens) != row.checksum:
         return "the checksum does not fit"
     try:
         string = TokenString.from_bytes(row.tokens)

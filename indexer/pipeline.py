@@ -16,6 +16,7 @@ from indexer.discover import Failure, Found, FoundFile, discover, root_of
 from indexer.messages import Index, Indexed, Measure, Measured, Setup, Task, UseCodebook
 from indexer.plan import Known, Plan, plan
 from indexer.pool import Pool
+from indexer.recordings import delete_recording
 from indexer.report import IndexReport, Progressed, Run
 from indexer.sources import Place
 from indexer.workforce import Workforce
@@ -108,7 +109,7 @@ def index_files(
                 intake.touch_recording(connection, old.id, file.name, path, file.bytes, file.mtime_ns)
             for old in work.removed:
                 with contextlib.suppress(store.RecordingNotFound):  # somebody else has
-                    store.delete_recording(connection, info.id, old.id)
+                    delete_recording(connection, info.id, old.id)
         run.failed += _described(connection, info.id, known, work, descriptions)
         if work.index:
             with _workforce(min(workers, len(work.index)), Setup(Path(tokenizer_path), device), scheduler) as pool:

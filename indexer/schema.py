@@ -142,7 +142,7 @@ class Segment(Base):
     archive_id: Mapped[int] = mapped_column(Integer)
     frames: Mapped[int] = mapped_column(Integer)
     tokens: Mapped[bytes] = mapped_column(LargeBinary)
-    checksum: Mapped[int] = mapped_column(Integer)  # store.checksum of the tokens
+    checksum: Mapped[int] = mapped_column(Integer)  # segments.checksum of the tokens
 
 
 class Job(Base):

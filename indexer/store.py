@@ -1,26 +1,23 @@
-"""What is stored: archives and their codebooks, recordings and segments; read fast, and deleted whole.
+"""Archives and their codebooks as they are stored: found, locked, counted, and deleted whole.
 
 Every function takes a SQLAlchemy connection and leaves the transaction to the caller.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
-from indexer.livelock import lock_switch
 from model.codebook import Codebook
 
 ARCHIVE_NAME_CHARACTERS = 200
-_LOCK = 7_295_317  # first half of the key of an archive's lock; its id is the other
+# First halves of the keys of an archive's locks; its id is the other.
+_LOCK = 7_295_317  # who indexes into it
+_SWITCH = 7_295_319  # who changes what its segments are made with
 
 
 class StoreError(Exception):
@@ -112,62 +109,6 @@ class ArchiveInfo:
     bytes: int = 0
 
 
-@dataclass(frozen=True)
-class RecordingInfo:
-    """A recording; `path` is where the file was when it was indexed, `bytes` and `mtime_ns` what it was like."""
-
-    id: int
-    name: str
-    duration_s: float
-    bytes: int
-    sha256: str
-    indexed_at: datetime
-    path: str
-    mtime_ns: int
-    archive_id: int
-    metadata: dict[str, Any] = field(default_factory=dict)
-    external_id: str | None = None
-
-    @property
-    def fingerprint(self) -> int:
-        """The first 64 bits of the content's hash, as a signed number."""
-        return int.from_bytes(bytes.fromhex(self.sha256[:16]), "big", signed=True)
-
-
-@dataclass(frozen=True)
-class Filter:
-    """Which recordings are asked for: a part of their name, in any case; what their metadata contain; their own id.
-
-    To contain is what PostgreSQL's `jsonb @> jsonb` says it is.
-    """
-
-    contains: str | None = None
-    where: Mapping[str, Any] | None = None
-    external_id: str | None = None
-
-
-@dataclass(frozen=True)
-class SegmentRow:
-    """Which segment, its token string as bytes, and what their `checksum` was when they were stored."""
-
-    recording_id: int
-    position: int
-    tokens: bytes
-    checksum: int
-
-    @property
-    def intact(self) -> bool:
-        """Whether the token string is the one that was stored."""
-        return checksum(self.tokens) == self.checksum
-
-
-@dataclass(frozen=True)
-class MarkedSegment(SegmentRow):
-    """A segment with the fingerprint of its recording."""
-
-    fingerprint: int
-
-
 _ARCHIVE = """
     SELECT archive.id, archive.name, tokenizer.sha256 AS tokenizer_sha256, tokenizer.name AS tokenizer_name,
         tokenizer.version AS tokenizer_version, archive.codebook_id, codebook.kind AS codebook_kind,
@@ -176,13 +117,6 @@ _ARCHIVE = """
     FROM archive JOIN tokenizer ON tokenizer.id = archive.tokenizer_id
     LEFT JOIN codebook ON codebook.id = archive.codebook_id
 """
-# The first 64 bits of the content's hash: `RecordingInfo.fingerprint`.
-_FINGERPRINT = "CAST(CAST('x' || encode(substring(content_sha256 FOR 8), 'hex') AS bit(64)) AS bigint)"
-_RECORDING = """
-    SELECT id, name, duration_s, bytes, content_sha256, indexed_at, path, mtime_ns, archive_id, metadata, external_id
-    FROM recording
-"""
-_CONTAINING = "(CAST(:where AS jsonb) IS NULL OR metadata @> CAST(:where AS jsonb))"
 
 
 def get_archive(connection: Connection, name: str) -> ArchiveInfo:
@@ -264,115 +198,6 @@ def count(connection: Connection, archive_id: int, *, recordings: int, segments:
     return revision
 
 
-def list_recordings(
-    connection: Connection,
-    archive_id: int,
-    limit: int,
-    offset: int = 0,
-    asked: Filter | None = None,
-) -> list[RecordingInfo]:
-    """One page of an archive's recordings by name, those that are asked for."""
-    asked = asked or Filter()
-    part = None if asked.contains is None else storable(asked.contains)
-    own = None if asked.external_id is None else storable(asked.external_id)
-    rows = connection.execute(
-        text(f"""
-            {_RECORDING} WHERE archive_id = :archive_id
-            AND (CAST(:part AS text) IS NULL OR strpos(lower(name), lower(:part)) > 0)
-            AND (CAST(:own AS text) IS NULL OR external_id = :own) AND {_CONTAINING}
-            ORDER BY name LIMIT :limit OFFSET :offset
-        """),
-        {
-            "archive_id": archive_id, "part": part, "own": own, "limit": limit, "offset": offset,
-            "where": _json(asked.where),
-        },
-    )  # fmt: skip
-    return [_recording(row) for row in rows]
-
-
-def recordings_where(connection: Connection, archive_id: int, where: Mapping[str, Any]) -> list[int]:
-    """Ids of the recordings whose metadata contain `where`, as in `Filter`."""
-    rows = connection.execute(
-        text(f"SELECT id FROM recording WHERE archive_id = :archive_id AND {_CONTAINING} ORDER BY id"),  # noqa: S608
-        {"archive_id": archive_id, "where": _json(where)},
-    )
-    return list(rows.scalars())
-
-
-def extent(connection: Connection, ids: Iterable[int]) -> tuple[int, float]:
-    """How many of these recordings there are, and their hours."""
-    row = connection.execute(
-        text("SELECT count(*), coalesce(sum(duration_s), 0) FROM recording WHERE id = ANY(:ids)"), {"ids": list(ids)}
-    ).one()
-    return row[0], row[1] / 3600.0
-
-
-def recordings_since(connection: Connection, archive_id: int, after: int, until: int) -> list[int]:
-    """Ids of the recordings that came, or were replaced, after one revision of the archive and until another."""
-    rows = connection.execute(
-        text("""
-            SELECT id FROM recording WHERE archive_id = :archive_id AND revision > :after AND revision <= :until
-            ORDER BY id
-        """),
-        {"archive_id": archive_id, "after": after, "until": until},
-    )
-    return list(rows.scalars())
-
-
-def recording_ids(connection: Connection, archive_id: int, names: Iterable[str]) -> set[int]:
-    """Ids of an archive's recordings by name; a name that it does not have is left out."""
-    wanted = sorted({storable(name) for name in names})
-    if not wanted:
-        return set()
-    rows = connection.execute(
-        text("SELECT id FROM recording WHERE archive_id = :archive_id AND name = ANY(:names)"),
-        {"archive_id": archive_id, "names": wanted},
-    )
-    return {row.id for row in rows}
-
-
-def get_recording(connection: Connection, archive_id: int, name_or_id: str | int) -> RecordingInfo:
-    """A recording of an archive. Raises RecordingNotFound."""
-    column = "id" if isinstance(name_or_id, int) else "name"
-    value = name_or_id if isinstance(name_or_id, int) else storable(name_or_id)
-    row = connection.execute(
-        text(f"{_RECORDING} WHERE archive_id = :archive_id AND {column} = :value"),  # column: one of two
-        {"archive_id": archive_id, "value": value},
-    ).one_or_none()
-    if row is None:
-        raise RecordingNotFound(f"there is no recording {name_or_id!r} in the archive")
-    return _recording(row)
-
-
-def recordings_by_id(connection: Connection, ids: Iterable[int]) -> dict[int, RecordingInfo]:
-    """Recordings by their ids; an id that is gone is left out."""
-    wanted = sorted(set(ids))
-    if not wanted:
-        return {}
-    rows = connection.execute(text(f"{_RECORDING} WHERE id = ANY(:ids)"), {"ids": wanted})
-    return {row.id: _recording(row) for row in rows}
-
-
-def delete_recording(connection: Connection, archive_id: int, name_or_id: str | int) -> None:
-    """Delete a recording with all that was made of it, also in what stands beside the archive.
-
-    Raises RecordingNotFound.
-    """
-    recording = get_recording(connection, archive_id, name_or_id)
-    rows = connection.execute(
-        text("""
-            DELETE FROM recording WHERE id = :id OR (
-                name = :name AND archive_id IN (SELECT id FROM archive WHERE beside_id = :archive_id)
-            ) RETURNING id, archive_id, segments, duration_s
-        """),
-        {"id": recording.id, "name": recording.name, "archive_id": archive_id},
-    ).all()
-    if recording.id not in {row.id for row in rows}:  # somebody else was faster
-        raise RecordingNotFound(f"there is no recording {name_or_id!r} in the archive")
-    for row in rows:
-        count(connection, row.archive_id, recordings=-1, segments=-row.segments, audio_s=-row.duration_s)
-
-
 def delete_archive(connection: Connection, name: str) -> None:
     """Delete an archive with all its recordings and codebooks. Raises ArchiveNotFound, ArchiveBusy."""
     archive = get_archive(connection, name)
@@ -398,68 +223,13 @@ def lock_archive(connection: Connection, archive: ArchiveInfo, *, for_transactio
         raise ArchiveBusy(f"another process is indexing into the archive {archive.name!r}")
 
 
-def segments_between(
-    connection: Connection, recording_id: int, start_s: float, end_s: float, frame_s: float
-) -> list[SegmentRow]:
-    """The segments of a recording that have something of a stretch, in their order. Raises SegmentDamaged."""
-    rows = connection.execute(
-        text("""
-            SELECT recording_id, position, tokens, checksum FROM segment
-            WHERE recording_id = :id AND start_s < :end_s
-            AND start_s + frames * CAST(:frame_s AS double precision) > :start_s
-            ORDER BY position
-        """),
-        {"id": recording_id, "start_s": start_s, "end_s": end_s, "frame_s": frame_s},
-    )
-    found = [SegmentRow(*row) for row in rows]
-    for row in found:
-        if not row.intact:
-            raise SegmentDamaged(f"segment {row.position} of recording {recording_id} is damaged: run `sayagain check`")
-    return found
+def lock_switch(connection: Connection, archive_id: int, role: Literal["stores", "switches"]) -> None:
+    """Until the transaction ends an archive's codebook and tokenizer stay what they are, or only this one changes them.
 
-
-def fingerprints(connection: Connection, archive_id: int, codebook_id: int) -> tuple[int, dict[int, int]]:
-    """An archive's revision, and the fingerprint of each recording with segments that this codebook made, by id."""
-    rows = connection.execute(
-        text(f"""
-            SELECT archive.revision, recording.id, {_FINGERPRINT} FROM archive LEFT JOIN recording
-            ON recording.archive_id = archive.id AND recording.codebook_id = :codebook_id
-            AND recording.segments > 0 WHERE archive.id = :archive_id
-        """),  # noqa: S608 (no value from outside is in it)
-        {"archive_id": archive_id, "codebook_id": codebook_id},
-    ).all()
-    return (rows[0][0] if rows else 0), {row[1]: row[2] for row in rows if row[1] is not None}
-
-
-def segments_of(connection: Connection, recordings: Sequence[int], codebook_id: int) -> list[MarkedSegment]:
-    """All segments of recordings, each whole and as it is now; without those that are gone or of another codebook."""
-    rows = connection.execute(
-        text(f"""
-            SELECT segment.recording_id, segment.position, segment.tokens, segment.checksum, {_FINGERPRINT}
-            FROM segment JOIN recording ON recording.id = segment.recording_id
-            WHERE segment.recording_id = ANY(:recordings) AND recording.codebook_id = :codebook_id
-            ORDER BY segment.recording_id, segment.position
-        """),  # noqa: S608 (no value from outside is in it)
-        {"recordings": list(recordings), "codebook_id": codebook_id},
-    )
-    return [MarkedSegment(*row) for row in rows]
-
-
-def _recording(row: Row[Any]) -> RecordingInfo:
-    return RecordingInfo(
-        row.id, row.name, row.duration_s, row.bytes, row.content_sha256.hex(), row.indexed_at, os.fsdecode(row.path),
-        row.mtime_ns, row.archive_id, row.metadata, row.external_id,
-    )  # fmt: skip
-
-
-def checksum(tokens: bytes) -> int:
-    """What is stored beside a token string: the first 32 bits of its SHA-256, as a signed number."""
-    return int.from_bytes(hashlib.sha256(tokens).digest()[:4], "big", signed=True)
-
-
-def _json(value: Mapping[str, Any] | None) -> str | None:
-    """For a JSONB parameter: PostgreSQL has no NUL in texts, and no half of a surrogate pair."""
-    return None if value is None else json.dumps(storable_json(dict(value)))
+    Waits for whoever is at it. It comes before any lock of a row, so that nobody waits for another in a circle.
+    """
+    function = "pg_advisory_xact_lock_shared" if role == "stores" else "pg_advisory_xact_lock"
+    connection.execute(text(f"SELECT {function}(:space, :id)"), {"space": _SWITCH, "id": archive_id})
 
 
 def storable_json(value: Any) -> Any:

@@ -244,6 +244,7 @@ def delete(
 ) -> None:
     """Delete an archive, or one recording of it; audio files are not touched."""
     from indexer import database, store
+    from indexer.recordings import delete_recording
     from service.deps import open_database
 
     with failing():
@@ -252,7 +253,7 @@ def delete(
             if recording is None:
                 store.delete_archive(connection, archive)
             else:
-                store.delete_recording(connection, store.get_archive(connection, archive).id, recording)
+                delete_recording(connection, store.get_archive(connection, archive).id, recording)
         stderr.print(f"deleted {archive if recording is None else recording}", markup=False)
 
 

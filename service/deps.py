@@ -11,7 +11,7 @@ from fastapi import Depends, Path, Request
 from sqlalchemy import Connection, Engine
 
 from indexer import database, store
-from indexer.store import RecordingInfo
+from indexer.recordings import RecordingInfo, recordings_by_id
 from service.decoding import Decoders
 from service.rates import RateLimits
 from service.registry import Registry
@@ -115,7 +115,7 @@ def _recording(
 ) -> RecordingInfo:
     """The recording of a path; no connection is held while its sound is sent."""
     with backend.reading() if request.method in ("GET", "HEAD") else backend.connect() as connection:
-        found = store.recordings_by_id(connection, [recording]).get(recording)
+        found = recordings_by_id(connection, [recording]).get(recording)
     if found is None:
         raise store.RecordingNotFound(f"there is no recording {recording}")
     return found

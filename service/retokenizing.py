@@ -14,7 +14,7 @@ from indexer import database, intake, pipeline, sources, spares, store
 from indexer.discover import Found, FoundFile, written_ns
 from indexer.live.sound import is_growing
 from indexer.live.store import set_aside
-from indexer.livelock import lock_switch
+from indexer.recordings import RecordingInfo, delete_recording, list_recordings, recordings_since
 from indexer.report import IndexReport, Progressed
 from model.audio import AudioError
 from model.tokenizer import Device, Tokenizer
@@ -44,23 +44,23 @@ class _Held:
 
     connection: Connection
     archive: store.ArchiveInfo
-    recordings: list[store.RecordingInfo]
+    recordings: list[RecordingInfo]
 
 
-def recordings_of(connection: Connection, archive: store.ArchiveInfo) -> Iterator[store.RecordingInfo]:
+def recordings_of(connection: Connection, archive: store.ArchiveInfo) -> Iterator[RecordingInfo]:
     """All recordings of an archive, by name."""
     offset = 0
-    while page := store.list_recordings(connection, archive.id, PAGE, offset):
+    while page := list_recordings(connection, archive.id, PAGE, offset):
         yield from page
         offset += len(page)
 
 
-def missing(recordings: Sequence[store.RecordingInfo]) -> list[store.RecordingInfo]:
+def missing(recordings: Sequence[RecordingInfo]) -> list[RecordingInfo]:
     """Those whose file is no longer where it was indexed."""
     return [recording for recording in recordings if _file_of(recording) is None]
 
 
-def files_of(recordings: Sequence[store.RecordingInfo]) -> Found:
+def files_of(recordings: Sequence[RecordingInfo]) -> Found:
     """Their files as they are now, under the names that they have; those that are gone are left out."""
     return Found([file for file in map(_file_of, recordings) if file is not None], [])
 
@@ -178,13 +178,13 @@ def replace_archive(
     """
     old, new = store.get_archive(connection, name), store.get_archive(connection, spare)
     store.lock_archive(connection, old, for_transaction=True)  # nobody adds to it from here on
-    lock_switch(connection, old.id, "switches")  # nor does a listener
+    store.lock_switch(connection, old.id, "switches")  # nor does a listener
     recordings = list(recordings_of(connection, old))
     wanted = {recording.name: recording.path for recording in recordings}
     there = {recording.name: recording for recording in recordings_of(connection, new)}
     lacking = _lacking(wanted, there, elsewhere or set())
     if lacking and since is not None and new.codebook_id is not None:
-        grown = set(store.recordings_since(connection, old.id, since, store.get_archive(connection, name).revision))
+        grown = set(recordings_since(connection, old.id, since, store.get_archive(connection, name).revision))
         live = [r for r in recordings if r.name in lacking and r.id in grown and Path(r.path).is_file()]
         set_aside(connection, new.id, new.codebook_id, live)
         lacking = [name for name in lacking if name not in {recording.name for recording in live}]
@@ -195,11 +195,11 @@ def replace_archive(
         )
     for recording in there.values():
         if recording.name not in wanted:  # deleted meanwhile
-            store.delete_recording(connection, new.id, recording.id)
+            delete_recording(connection, new.id, recording.id)
     spares.adopt(connection, old, store.get_archive(connection, spare))
 
 
-def _lacking(wanted: Mapping[str, str], there: Mapping[str, store.RecordingInfo], elsewhere: set[str]) -> list[str]:
+def _lacking(wanted: Mapping[str, str], there: Mapping[str, RecordingInfo], elsewhere: set[str]) -> list[str]:
     return [
         name for name, path in wanted.items()
         if name not in there or (there[name].path != path and name not in elsewhere)
@@ -231,7 +231,7 @@ def _catch_up(engine: Engine, held: _Held, spare: str, tokenizer: Path, workers:
         done |= {recording.name for recording in came}
 
 
-def _file_of(recording: store.RecordingInfo) -> FoundFile | None:
+def _file_of(recording: RecordingInfo) -> FoundFile | None:
     place = sources.place(recording.path)
     try:
         if isinstance(place, sources.Url):
@@ -243,7 +243,7 @@ def _file_of(recording: store.RecordingInfo) -> FoundFile | None:
     return FoundFile(recording.name, place, about.st_size, written_ns(about)) if regular else None
 
 
-def _require(recordings: Sequence[store.RecordingInfo], gone: Sequence[store.RecordingInfo]) -> None:
+def _require(recordings: Sequence[RecordingInfo], gone: Sequence[RecordingInfo]) -> None:
     """Raises RetokenizeFailed where files are missing that cannot be done without."""
     if gone:
         raise RetokenizeFailed(

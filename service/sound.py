@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from indexer.discover import written_ns
 from indexer.live.sound import is_growing
+from indexer.recordings import RecordingInfo
 from indexer.sources import Url, place
-from indexer.store import RecordingInfo
 from model import audio
 from model.audio import SAMPLE_RATE, AudioError, Samples
 from model.frontend import mel_bank

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from indexer import store
+from indexer.recordings import list_recordings
 from service.clips import read_clip
 from service.deps import Backend
 from service.errors import CLIP_ERRORS, code_of, message_of
@@ -77,7 +78,7 @@ def read_questions(
     """
     with backend.connect() as connection:
         about = store.get_archive(connection, archive)
-        recordings = store.list_recordings(connection, about.id, max(1, about.recordings))
+        recordings = list_recordings(connection, about.id, max(1, about.recordings))
     names = RecordingNames(recording.name for recording in recordings)
     if references is None:
         queries = read_task(path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from indexer.store import ArchiveInfo, RecordingInfo
+from indexer.recordings import RecordingInfo
+from indexer.store import ArchiveInfo
 from service.schemas import (
     ArchiveOut,
     HitOut,

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from bench.accuracy.__main__ import sayagain
 from indexer import store
+from indexer.recordings import list_recordings
 from service.clips import read_clip
 from service.deps import Backend
 from service.evaluation.judging import Ranked, judge
@@ -90,7 +91,7 @@ def opened(backend: Backend, name: str, arguments: argparse.Namespace) -> Archiv
         assert archive.codebook_id is not None
         codebook = store.load_codebook(connection, archive.codebook_id)
         view = backend.search.index.view(connection, archive, codebook)
-        names = {r.id: r.name for r in store.list_recordings(connection, archive.id, 10**9)}
+        names = {r.id: r.name for r in list_recordings(connection, archive.id, 10**9)}
     tokenizer = backend.search.tokenizer
     setting = Setting(view, codebook, calibration.sample_of(view), calibration.map_of(tokenizer.info))
     tasks = read_task(task)

@@ -23,6 +23,7 @@ from bench.accuracy.__main__ import sayagain
 from bench.scale import corpus, engines
 from bench.scale.corpus import Real
 from indexer import database, store
+from indexer.recordings import list_recordings
 from model.tokenizer import DEFAULT_WEIGHTS, Tokenizer
 from service.clips import read_clip
 from service.evaluation.tasks import TaskQuery, read_task
@@ -55,7 +56,7 @@ def real_archive(home: Path, speech: Path, task: Path) -> tuple[Real, dict[str, 
         assert archive.codebook_id is not None
         codebook = store.load_codebook(connection, archive.codebook_id)
         view = LocalIndex(None).view(connection, archive, codebook)
-        ids = {r.name: r.id for r in store.list_recordings(connection, archive.id, 10**9)}
+        ids = {r.name: r.id for r in list_recordings(connection, archive.id, 10**9)}
     engine.dispose()
     return Real([part.shard for part in view.parts], codebook), ids, (size - codebook.centroids.nbytes) / archive.hours
 

@@ -15,7 +15,7 @@ from indexer import database, intake, store
 from indexer.intake import NewSegment
 from indexer.live.recorder import Recording, recording_at
 from indexer.live.sound import State
-from indexer.livelock import lock_switch
+from indexer.recordings import RecordingInfo
 from model.codebook import Codebook
 from model.tokenizer import Tokenizer
 
@@ -85,7 +85,7 @@ class LiveStore:
         with database.connect(self._engine) as connection, connection.begin():
             _limit(connection)
             archive = store.get_archive(connection, self._archive)
-            lock_switch(connection, archive.id, "stores")
+            store.lock_switch(connection, archive.id, "stores")
             found = _locked(connection, archive.id)
             if found.codebook_id is None:
                 store.require_tokenizer(archive, tokenizer.info.sha256, tokenizer.info.name)
@@ -167,7 +167,7 @@ class LiveStore:
         with connection.begin():
             _limit(connection)
             archive_id = store.get_archive(connection, self._archive).id
-            lock_switch(connection, archive_id, "stores")
+            store.lock_switch(connection, archive_id, "stores")
             # In the order in which all others take these rows.
             old = connection.execute(
                 text("SELECT id, revision FROM recording WHERE archive_id = :id AND name = :name FOR UPDATE"),
@@ -187,9 +187,7 @@ class LiveStore:
         return Put(number, revision, len(segments), final)
 
 
-def set_aside(
-    connection: Connection, archive_id: int, codebook_id: int, recordings: Iterable[store.RecordingInfo]
-) -> None:
+def set_aside(connection: Connection, archive_id: int, codebook_id: int, recordings: Iterable[RecordingInfo]) -> None:
     """Recordings as an archive has them whose listener is still to make something of them: without a segment."""
     for one in recordings:
         number = intake.reserve_ids(connection, 1)[0]

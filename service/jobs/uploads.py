@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 
 from indexer import store
 from indexer.discover import AUDIO_SUFFIXES, NAME_BYTES
+from indexer.recordings import Filter, list_recordings, recording_ids, recordings_by_id
 from service import archives
 from service.deps import Backend
 from service.errors import BadRequest, RecordingNameTaken, StorageFull
@@ -86,14 +87,14 @@ def receive(connection: Connection, backend: Backend, archive: str, sent: Sequen
 def _replaced(connection: Connection, archive: store.ArchiveInfo, sent: Sequence[Sent], replace: bool) -> list[str]:
     """Paths of the recordings whose places are taken. Raises RecordingNameTaken, ExternalIdTaken."""
     paths = []
-    known = store.recordings_by_id(connection, store.recording_ids(connection, archive.id, [one.name for one in sent]))
+    known = recordings_by_id(connection, recording_ids(connection, archive.id, [one.name for one in sent]))
     for recording in known.values():
         if not replace:
             raise RecordingNameTaken(f"the archive has a recording named {recording.name!r} already", "file")
         paths.append(recording.path)
     for one in sent:
         if one.external_id is not None:
-            others = store.list_recordings(connection, archive.id, 1, 0, store.Filter(external_id=one.external_id))
+            others = list_recordings(connection, archive.id, 1, 0, Filter(external_id=one.external_id))
             if others and others[0].name != one.name:
                 taken = f"the recording {others[0].name!r} has the id {one.external_id!r} already"
                 raise store.ExternalIdTaken(taken)

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from indexer import store
+from indexer.recordings import recordings_by_id
 from service.deps import BackendDep
 from service.exports.formats import MEDIA_TYPES, ZIP, Format, download
 from service.exports.marks import Mark
@@ -22,7 +23,7 @@ _FILE: dict[int | str, dict[str, Any]] = {200: {"content": {kind: {} for kind in
 def export(backend: BackendDep, kind: Format, wanted: ExportIn) -> Response:
     """A table of the hits, or a zip of label files, one for each recording; `hits` may be those of any answer."""
     with backend.reading() as connection:
-        recordings = store.recordings_by_id(connection, {hit.recording.id for hit in wanted.hits})
+        recordings = recordings_by_id(connection, {hit.recording.id for hit in wanted.hits})
     marks = []
     for rank, hit in enumerate(wanted.hits, 1):
         recording = recordings.get(hit.recording.id)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from indexer import intake, store
 from indexer.intake import Description
+from indexer.recordings import Filter, delete_recording, get_recording, list_recordings
 from service.access import WRITE
 from service.deps import BackendDep, RecordingDep
 from service.errors import BadRequest
@@ -71,7 +72,7 @@ def upload(
 
 
 @router.get("", operation_id="list_recordings", responses=errors(404, 422, 503))
-def list_recordings(
+def list_(
     backend: BackendDep,
     where: WhereQuery,
     archive: str = "default",
@@ -81,10 +82,10 @@ def list_recordings(
     offset: Annotated[int, Query(ge=0, le=MAX_ID)] = 0,
 ) -> RecordingsOut:
     """One page of an archive's recordings, by name."""
-    asked = store.Filter(contains, where, external_id)
+    asked = Filter(contains, where, external_id)
     with backend.reading() as connection:
         found = store.get_archive(connection, archive)
-        page = store.list_recordings(connection, found.id, limit + 1, offset, asked)
+        page = list_recordings(connection, found.id, limit + 1, offset, asked)
     more = offset + limit if len(page) > limit else None
     return RecordingsOut(
         archive=archive, recordings=[recording_out(recording) for recording in page[:limit]], next_offset=more
@@ -113,9 +114,9 @@ def delete_by_name(
     with backend.connect() as connection:
         found = store.get_archive(connection, archive)
         if name is not None:
-            recording = store.get_recording(connection, found.id, name)
+            recording = get_recording(connection, found.id, name)
         else:
-            listed = store.list_recordings(connection, found.id, 1, 0, store.Filter(external_id=external_id))
+            listed = list_recordings(connection, found.id, 1, 0, Filter(external_id=external_id))
             if not listed:
                 raise store.RecordingNotFound(f"there is no recording with the id {external_id!r} in the archive")
             recording = listed[0]
@@ -140,7 +141,7 @@ def describe(backend: BackendDep, recording: RecordingDep, said: DescriptionIn) 
     description = Description(changes.get("metadata"), changes.get("external_id", ...))
     with backend.connect() as connection:
         intake.describe(connection, recording.archive_id, recording.id, description)
-        changed = store.get_recording(connection, recording.archive_id, recording.id)
+        changed = get_recording(connection, recording.archive_id, recording.id)
         connection.commit()
     return recording_out(changed)
 
@@ -158,6 +159,6 @@ def delete(backend: BackendDep, recording: RecordingDep) -> None:
     Its file, which may be gone already, is not touched, but for one that was sent in: that goes too.
     """
     with backend.connect() as connection:
-        store.delete_recording(connection, recording.archive_id, recording.id)
+        delete_recording(connection, recording.archive_id, recording.id)
         connection.commit()
     uploads.drop(backend.settings.home_path, [recording.path])

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 
-from indexer.store import RecordingInfo
+from indexer.recordings import RecordingInfo
 from model.audio import SAMPLE_RATE, Samples
 from service import sound
 from service.deps import Backend, BackendDep, RecordingDep

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Path, Query
 
 from indexer import store
+from indexer.recordings import get_recording, recordings_by_id
 from service import sound
 from service.access import WRITE
 from service.clips import Clip
@@ -84,7 +85,7 @@ def hits(
     with backend.connect() as connection:
         watches.get(connection, watch)
         page = watches.hits_of(connection, watch, limit + 1, before)
-        recordings = store.recordings_by_id(connection, {hit.recording_id for hit in page})
+        recordings = recordings_by_id(connection, {hit.recording_id for hit in page})
     more = page[limit - 1].id if len(page) > limit else None
     shown = [hit_out(hit, recordings[hit.recording_id]) for hit in page[:limit] if hit.recording_id in recordings]
     return WatchHitsOut(hits=shown, next_before=more)
@@ -116,7 +117,7 @@ def _heard(example: Clip | Reference, backend: Backend, archive: str) -> Clip:
     if isinstance(example, Reference):
         with backend.connect() as connection:
             found = store.get_archive(connection, archive)
-            recording = store.get_recording(connection, found.id, example.recording)
+            recording = get_recording(connection, found.id, example.recording)
         path = sound.path_of(recording)
         longest_s = backend.settings.max_query_s
         example = backend.decoders.read_clip(path, longest_s, example.start_s, example.end_s)

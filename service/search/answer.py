@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from indexer import store
+from indexer.recordings import RecordingInfo
 from service.clips import Clip
 from service.search.query import Query, Reference
 
@@ -47,7 +47,7 @@ class Hit:
     rescoring, None without it.
     """
 
-    recording: store.RecordingInfo
+    recording: RecordingInfo
     start_s: float
     end_s: float
     score: float

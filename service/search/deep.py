@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from indexer.store import RecordingInfo
+from indexer.recordings import RecordingInfo
 from model.audio import SAMPLE_RATE, Samples, read_between
 from model.tokenizer import LONGEST_S, Tokenizer
 from service.clips import Clip

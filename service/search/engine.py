@@ -18,6 +18,7 @@ import numpy.typing as npt
 from sqlalchemy import Connection, Engine
 
 from indexer import database, store
+from indexer.recordings import extent, recording_ids, recordings_by_id, recordings_where
 from model.audio import read_between
 from model.codebook import Codebook
 from model.tokenizer import Tokenizer, TokenizerError
@@ -166,7 +167,7 @@ class SearchEngine:
             for number, example in enumerate(request.examples)
         ]
         clock.lap("tokenize")
-        excluded = store.recording_ids(connection, session.archive.id, request.exclude)
+        excluded = recording_ids(connection, session.archive.id, request.exclude)
         only = _only(request, connection, session.archive.id)
         frame_s = session.tokenizer.info.frame_seconds
         right, wrong = (
@@ -208,7 +209,7 @@ class SearchEngine:
         clock.lap("rescoring")
         recordings, hours = session.archive.recordings, session.archive.hours
         if asked.only is not None:
-            recordings, hours = store.extent(connection, asked.only)
+            recordings, hours = extent(connection, asked.only)
         answer = Answer(asked.queries[0], hits, clock.timing(), recordings, hours, session.tokenizer.info.name)
         if self.observe is not None:
             self.observe(answer)
@@ -218,7 +219,7 @@ class SearchEngine:
         """The ranking after deep rescoring of the first hits, as far as the time goes."""
         until = time.monotonic() + self.settings.deep_budget_s
         first, times = ranking.order[: self.settings.deep_hits], ranking.times
-        recordings = store.recordings_by_id(connection, times.recording[first].tolist())
+        recordings = recordings_by_id(connection, times.recording[first].tolist())
         deep = np.full(len(ranking.places), np.nan, np.float32)
         chosen = [at for at in first if int(times.recording[at]) in recordings]
         stretches = [
@@ -238,7 +239,7 @@ class SearchEngine:
                 out.append(rescorer.hear(example))
                 continue
             assert query.place is not None
-            recordings = store.recordings_by_id(connection, [query.place.recording_id])
+            recordings = recordings_by_id(connection, [query.place.recording_id])
             try:
                 out.append(rescorer.recall(query.place, recordings[query.place.recording_id]))
             except (AudioGone, DecoderFailed, KeyError) as error:
@@ -318,7 +319,7 @@ def _only(request: Request, connection: Connection, archive_id: int) -> set[int]
     """The recordings to which a question is confined, or None."""
     if request.where is None:
         return None if request.only is None else set(request.only)
-    found = set(store.recordings_where(connection, archive_id, request.where))
+    found = set(recordings_where(connection, archive_id, request.where))
     return found if request.only is None else found & request.only
 
 

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from sqlalchemy import Connection
 
 from indexer import store
+from indexer.segments import fingerprints, segments_of
 from model.codebook import Codebook
 from model.tokens import TokenString
 from service.search import shard
@@ -113,7 +114,7 @@ class LocalIndex:
         self, connection: Connection, archive: store.ArchiveInfo, codebook: Codebook, known: View | None
     ) -> View:
         assert archive.codebook_id is not None
-        revision, wanted = store.fingerprints(connection, archive.id, archive.codebook_id)
+        revision, wanted = fingerprints(connection, archive.id, archive.codebook_id)
         folder = self._prepared(archive, codebook.sha256)
         with _locked(folder):
             held = list(known.parts) if known is not None else []
@@ -213,7 +214,7 @@ def _read(
     waiting: list[StoredSegment] = []
     frames = 0
     for start in range(0, len(recordings), READ_RECORDINGS):
-        rows = store.segments_of(connection, recordings[start : start + READ_RECORDINGS], codebook_id)
+        rows = segments_of(connection, recordings[start : start + READ_RECORDINGS], codebook_id)
         for recording_id, group in groupby(rows, key=lambda row: row.recording_id):
             stored = list(group)
             if not all(row.intact for row in stored):

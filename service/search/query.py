@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import Connection
 
-from indexer import store
+from indexer.recordings import get_recording
+from indexer.segments import segments_between
 from model.audio import SAMPLE_RATE, Samples
 from model.codebook import Codebook
 from model.encoder import FRAME_SAMPLES
@@ -108,9 +109,9 @@ def _stored(
     start_s, end_s = reference.start_s, reference.end_s
     if end_s <= start_s:
         raise BadStretch(f"the stretch ends at {end_s:g} s, before it begins at {start_s:g} s", "end")
-    recording = store.get_recording(connection, archive_id, reference.recording)
+    recording = get_recording(connection, archive_id, reference.recording)
     best: TokenString | None = None
-    for row in store.segments_between(connection, recording.id, start_s, end_s, frame_s):
+    for row in segments_between(connection, recording.id, start_s, end_s, frame_s):
         tokens = TokenString.from_bytes(row.tokens)
         first = max(0, round((start_s - tokens.offset) / frame_s))
         stop = min(tokens.frames, round((end_s - tokens.offset) / frame_s))

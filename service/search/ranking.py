@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import Connection
 
-from indexer import store
+from indexer.recordings import recordings_by_id
 from service.search import alignment
 from service.search.answer import Hit, Request
 from service.search.calibration import Evidence
@@ -70,7 +70,7 @@ def _overlap(start: float, end: float, other_start: float, other_end: float) -> 
 def named(ranking: Ranking, queries: Sequence[Query], view: View, connection: Connection) -> list[Hit]:
     """Hits with their recordings as they are now; one that has gone or has been replaced meanwhile is left out."""
     places, times, evidence = ranking.places, ranking.times, ranking.evidence
-    recordings = store.recordings_by_id(connection, times.recording[ranking.order].tolist())
+    recordings = recordings_by_id(connection, times.recording[ranking.order].tolist())
     scores = evidence.scores
     hits = []
     for at in ranking.order:

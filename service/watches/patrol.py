@@ -8,6 +8,7 @@ import time
 from sqlalchemy import Connection, text
 
 from indexer import store
+from indexer.recordings import recordings_since
 from service.deps import Backend
 from service.errors import SayagainError, code_of, message_of
 from service.search.answer import Hit, Request
@@ -48,7 +49,7 @@ class Patrol:
             if row is None:
                 return False
             watch = watches.get(connection, row.id)
-            fresh = store.recordings_since(connection, watch.archive_id, watch.seen_revision, row.revision)
+            fresh = recordings_since(connection, watch.archive_id, watch.seen_revision, row.revision)
             try:
                 hits = self._found(connection, watch, frozenset(fresh)) if fresh else []
             except (store.StoreError, SayagainError) as error:  # its archive's tokenizer is not at hand, say

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
-from indexer.store import RecordingInfo
+from indexer.recordings import RecordingInfo
 from service.schemas import HitRecordingOut, Out
 from service.search.answer import Hit
 from service.search.ranking import SCORE_DIGITS

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, text
 import service
 from indexer import database, distribution, intake, integrity, pipeline, store
 from indexer.distribution import DISTRIBUTED, LOCAL, REFERENCE, Placed
+from indexer.recordings import delete_recording, list_recordings
 from indexer.schema import Base
 from model.tokenizer import Tokenizer
 from service import retokenizing
@@ -211,7 +212,7 @@ def worked_on(partitioned: Engine, tokenizer_path: Path, tmp_path: Path) -> Stat
     search.search(Request([clip], archive="radio", limit=5))
     with partitioned.begin() as connection:
         archive = store.get_archive(connection, "radio")
-        recording = store.list_recordings(connection, archive.id, 1)[0]
+        recording = list_recordings(connection, archive.id, 1)[0]
         assert archive.codebook_id is not None
         grown = intake.NewRecording(
             recording.id, recording.name, recording.path.encode(), 1, 1, recording.sha256, 1.0, archive.codebook_id
@@ -219,7 +220,7 @@ def worked_on(partitioned: Engine, tokenizer_path: Path, tmp_path: Path) -> Stat
         intake.put_recording(connection, archive.id, grown, [intake.NewSegment(0.0, 1, b"x")], kept=1)  # as it comes
         store.list_archives(connection)
         integrity.check(connection, "radio", files=False, contents=False)
-        store.delete_recording(connection, archive.id, recording.name)
+        delete_recording(connection, archive.id, recording.name)
         store.delete_archive(connection, "radio")
     return statements
 

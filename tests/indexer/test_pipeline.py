@@ -21,6 +21,8 @@ from indexer.fitting import CodebookTooLittleAudio
 from indexer.messages import Hear, Index, Indexed, Setup, UseCodebook
 from indexer.pipeline import CodebookInForce, IndexReport, Progressed, index_archive
 from indexer.pool import Pool
+from indexer.recordings import get_recording, list_recordings
+from indexer.segments import fingerprints, segments_of
 from indexer.store import ArchiveBusy, TokenizerMismatch
 from indexer.worker import Worker
 from model.tokenizer import Tokenizer
@@ -92,8 +94,8 @@ def test_every_format_rate_and_channel_count(index: Indexing, engine: Engine, to
     with engine.connect() as connection:
         archive = store.get_archive(connection, "radio")
         assert archive.recordings == 10
-        for row in store.segments_of(
-            connection, list(store.fingerprints(connection, archive.id, archive.codebook_id)[1]), archive.codebook_id
+        for row in segments_of(
+            connection, list(fingerprints(connection, archive.id, archive.codebook_id)[1]), archive.codebook_id
         ):
             string = TokenString.from_bytes(row.tokens)
             assert string.frames * 0.04 == pytest.approx(3.0, abs=0.2)
@@ -155,7 +157,7 @@ def test_odd_names(index: Indexing, engine: Engine, folder: Path) -> None:
     assert index().unchanged == len(names) + 1
     with engine.connect() as connection:
         archive = store.get_archive(connection, "radio")
-        paths = [recording.path for recording in store.list_recordings(connection, archive.id, 10)]
+        paths = [recording.path for recording in list_recordings(connection, archive.id, 10)]
     assert all(os.path.exists(path) for path in paths)
 
 
@@ -250,7 +252,7 @@ def test_renamed_and_removed_files(
     assert after["3.wav"] == before["3.wav"]
     with engine.connect() as connection:
         archive = store.get_archive(connection, "radio")
-        assert store.get_recording(connection, archive.id, "deep/new.wav").path == str(folder / "deep" / "new.wav")
+        assert get_recording(connection, archive.id, "deep/new.wav").path == str(folder / "deep" / "new.wav")
     assert (archive.recordings, archive.segments) == (3, len(rows(engine)))
     # A folder that is empty by now may be one that is not mounted: nothing is removed.
     shutil.rmtree(folder)

@@ -6,6 +6,8 @@ from sqlalchemy import Connection, Engine, text
 
 from indexer import intake, store
 from indexer.intake import NewRecording, NewSegment
+from indexer.recordings import Filter, delete_recording, get_recording, list_recordings, recordings_by_id
+from indexer.segments import fingerprints, segments_of
 from indexer.store import ArchiveNotFound, BadArchiveName, RecordingNotFound, TokenizerMismatch
 from model.codebook import Codebook
 from model.tokenizer import TokenizerInfo
@@ -91,43 +93,43 @@ def test_a_recording_is_replaced_as_a_whole_and_keeps_its_id(
     put(connection, archive, "a.wav", segments=2, seconds=12.0)
     now = store.get_archive(connection, "radio")
     assert (now.recordings, now.segments, now.hours) == (2, 3, pytest.approx(42 / 3600))
-    (found,) = store.list_recordings(connection, archive.id, 10, 0, store.Filter("A.W"))
+    (found,) = list_recordings(connection, archive.id, 10, 0, Filter("A.W"))
     assert (found.id, found.name, found.duration_s, found.path) == (first, "a.wav", 12.0, "/x/a.wav")
     assert found.sha256 == "0f" * 32
-    assert [row.position for row in store.segments_of(connection, [first], archive.codebook_id)] == [0, 1]
+    assert [row.position for row in segments_of(connection, [first], archive.codebook_id)] == [0, 1]
 
 
 def test_reads(connection: Connection, archive: store.ArchiveInfo) -> None:
     ids = [put(connection, archive, f"{'x' * n}.wav") for n in range(1, 8)]
     connection.commit()
-    rows = store.segments_of(connection, [ids[3], ids[0], 99_999], archive.codebook_id)
+    rows = segments_of(connection, [ids[3], ids[0], 99_999], archive.codebook_id)
     assert [(row.recording_id, row.position) for row in rows] == [(ids[n], p) for n in (0, 3) for p in (0, 1)]
     assert TokenString.from_bytes(rows[1].tokens).offset == 18.0
-    assert store.segments_of(connection, [], archive.codebook_id) == []
-    revision, known = store.fingerprints(connection, archive.id, archive.codebook_id)
+    assert segments_of(connection, [], archive.codebook_id) == []
+    revision, known = fingerprints(connection, archive.id, archive.codebook_id)
     assert revision == store.get_archive(connection, "radio").revision > 0
     assert set(known) == set(ids)
-    recording = store.get_recording(connection, archive.id, ids[0])
+    recording = get_recording(connection, archive.id, ids[0])
     assert {row.fingerprint for row in rows} == {known[ids[0]]} == {recording.fingerprint}
     assert recording.fingerprint == 0x0F0F0F0F0F0F0F0F
-    assert store.fingerprints(connection, 99_999, archive.codebook_id) == (0, {})
-    assert [r.name for r in store.list_recordings(connection, archive.id, 2, 1)] == ["xx.wav", "xxx.wav"]
-    assert store.list_recordings(connection, archive.id, 5, 0, store.Filter("%")) == []
-    named = store.recordings_by_id(connection, [ids[1], ids[1], 99_999])
+    assert fingerprints(connection, 99_999, archive.codebook_id) == (0, {})
+    assert [r.name for r in list_recordings(connection, archive.id, 2, 1)] == ["xx.wav", "xxx.wav"]
+    assert list_recordings(connection, archive.id, 5, 0, Filter("%")) == []
+    named = recordings_by_id(connection, [ids[1], ids[1], 99_999])
     assert [recording.name for recording in named.values()] == ["xx.wav"]
-    assert store.recordings_by_id(connection, []) == {}
+    assert recordings_by_id(connection, []) == {}
 
 
 def test_deleting_takes_all_of_it(connection: Connection, archive: store.ArchiveInfo) -> None:
     one, two = put(connection, archive, "a.wav"), put(connection, archive, "bb.wav")
-    store.delete_recording(connection, archive.id, "a.wav")
+    delete_recording(connection, archive.id, "a.wav")
     now = store.get_archive(connection, "radio")
     assert (now.recordings, now.segments) == (1, 2)
-    assert store.segments_of(connection, [one], archive.codebook_id) == []
+    assert segments_of(connection, [one], archive.codebook_id) == []
     for gone in ("a.wav", one):
         with pytest.raises(RecordingNotFound):
-            store.delete_recording(connection, archive.id, gone)
-    store.delete_recording(connection, archive.id, two)
+            delete_recording(connection, archive.id, gone)
+    delete_recording(connection, archive.id, two)
     put(connection, archive, "ccc.wav")
     connection.commit()
     store.delete_archive(connection, "radio")
@@ -168,6 +170,6 @@ def test_rows_become_visible_together(engine: Engine, connection: Connection, ar
     put(connection, archive, "a.wav")
     with engine.connect() as other:
         assert store.get_archive(other, "radio").recordings == 0
-        assert store.list_recordings(other, archive.id, 10) == []
+        assert list_recordings(other, archive.id, 10) == []
     connection.rollback()
     assert store.get_archive(connection, "radio").recordings == 0

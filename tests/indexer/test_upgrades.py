@@ -14,7 +14,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
 from indexer import database, pipeline, store
+from indexer.recordings import list_recordings
 from indexer.schema import Base
+from indexer.segments import checksum
 from indexer.server import Server
 from model.tokenizer import Tokenizer
 from service.clips import read_clip
@@ -63,12 +65,12 @@ def test_an_earlier_database_is_brought_up_to_date(
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
         archive = store.get_archive(connection, "radio")
-        recordings = {one.name: one for one in store.list_recordings(connection, archive.id, 10)}
+        recordings = {one.name: one for one in list_recordings(connection, archive.id, 10)}
         rows = connection.execute(
             text("SELECT recording_id, position, tokens, checksum FROM segment ORDER BY 1, 2")
         ).all()
         assert [tuple(row[:3]) for row in rows] == [tuple(row) for row in segments]
-        assert all(row.checksum == store.checksum(row.tokens) for row in rows)
+        assert all(row.checksum == checksum(row.tokens) for row in rows)
         assert archive.beside_id is None
         assert (archive.recordings, archive.segments) == (len(recordings), len(rows))
         if revision >= "0003":

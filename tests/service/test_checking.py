@@ -12,6 +12,8 @@ from sqlalchemy import Engine, text
 
 from indexer import database, embedded, pipeline, store
 from indexer.integrity import Checked
+from indexer.recordings import get_recording
+from indexer.segments import segments_between
 from model.tokenizer import Tokenizer
 from service import repairing
 from service.clips import read_clip
@@ -120,9 +122,9 @@ def test_what_has_no_file_stays_damaged_and_is_not_searched(
 
     assert heard() == {"04-thursday.opus", "10-late-night.opus"}
     with engine.connect() as connection:
-        monday = store.get_recording(connection, store.get_archive(connection, "a").id, "01-monday.opus")
+        monday = get_recording(connection, store.get_archive(connection, "a").id, "01-monday.opus")
     with engine.connect() as connection, pytest.raises(store.SegmentDamaged, match="run `sayagain check`"):
-        store.segments_between(connection, monday.id, 0.0, 5.0, 0.04)
+        segments_between(connection, monday.id, 0.0, 5.0, 0.04)
     (station / "01-monday.opus").rename(station / "away")
     found = repairing.look(engine, "a")
     still = repairing.repair(engine, found, tokenizer_path, workers=1)

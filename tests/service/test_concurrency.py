@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from indexer import store
+from indexer.recordings import delete_recording, list_recordings, recording_ids
 from service.clips import Clip, read_clip
 from service.deps import Backend
 from service.search.answer import Answer, Request
@@ -90,16 +91,16 @@ def test_searches_while_the_archive_changes(
         while not stop.is_set():
             with other.connect() as connection:
                 archive = store.get_archive(connection, "busy")
-                names = [r.name for r in store.list_recordings(connection, archive.id, 100)]
+                names = [r.name for r in list_recordings(connection, archive.id, 100)]
             if len(names) < 4:
                 continue
             victim = rng.choice(names)
             with other.database.begin() as connection:
-                store.delete_recording(connection, archive.id, victim)
+                delete_recording(connection, archive.id, victim)
             asked["deleted"] += 1
             if victim in places_of(ask(other, "busy")):
                 with other.connect() as connection:  # unless the indexer has brought it back meanwhile
-                    if not store.recording_ids(connection, archive.id, [victim]):
+                    if not recording_ids(connection, archive.id, [victim]):
                         wrong.append(f"{victim} was found after it had been deleted")
 
     work: list[tuple[Callable[..., None], tuple[Backend, ...]]] = [

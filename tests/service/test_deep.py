@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from indexer import store
-from indexer.store import RecordingInfo
+from indexer.recordings import RecordingInfo, list_recordings
 from model import audio
 from model.tokenizer import Tokenizer
 from service.app import create_app
@@ -48,7 +48,7 @@ def recordings(settings: Settings) -> list[RecordingInfo]:
     """Those of the demo."""
     backend = Backend.open(settings)
     with backend.connect() as connection:
-        listed = store.list_recordings(connection, store.get_archive(connection, "demo").id, 1_000)
+        listed = list_recordings(connection, store.get_archive(connection, "demo").id, 1_000)
     backend.close()
     return listed
 

@@ -25,6 +25,7 @@ from indexer.discover import FoundFile
 from indexer.live import sound
 from indexer.live.source import source_of
 from indexer.messages import Setup, UseCodebook
+from indexer.recordings import Filter, list_recordings
 from indexer.worker import Worker
 from model import audio
 from model.tokenizer import Tokenizer
@@ -242,7 +243,7 @@ def test_an_archive_is_refitted_while_it_grows(engine: Engine, tmp_path: Path, t
         with engine.connect() as connection:
             worker.using = UseCodebook(store.load_codebook(connection, made_with()))
             archive = store.get_archive(connection, "air")
-            listed = store.list_recordings(connection, archive.id, 100, asked=store.Filter(contains="live/"))
+            listed = list_recordings(connection, archive.id, 100, asked=Filter(contains="live/"))
             codebooks = connection.execute(
                 text("SELECT DISTINCT codebook_id FROM recording WHERE archive_id = :id"), {"id": archive.id}
             )

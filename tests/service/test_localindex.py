@@ -14,6 +14,8 @@ from sqlalchemy import Connection, Engine, text
 
 from indexer import intake, store
 from indexer.intake import NewRecording, NewSegment
+from indexer.recordings import delete_recording, get_recording, list_recordings, recording_ids
+from indexer.segments import fingerprints, segments_of
 from model.codebook import Codebook
 from model.tokenizer import TokenizerInfo
 from model.tokens import TokenString
@@ -58,7 +60,7 @@ def put(connection: Connection, name: str, seed: int = 0, segments: int = 2, fra
     recording = NewRecording(id_, name, b"/x", 5, 6, sha256, 30.0, archive.codebook_id)
     with connection.engine.begin() as transaction:
         intake.put_recording(transaction, archive.id, recording, new)
-    return store.get_recording(connection, archive.id, name).id
+    return get_recording(connection, archive.id, name).id
 
 
 def look(index: LocalIndex, connection: Connection) -> View:
@@ -84,8 +86,8 @@ def stored(connection: Connection) -> Contents:
     """The same, from the rows."""
     out: Contents = {}
     archive = store.get_archive(connection, "radio")
-    _, known = store.fingerprints(connection, archive.id, archive.codebook_id)
-    for row in store.segments_of(connection, list(known), archive.codebook_id):
+    _, known = fingerprints(connection, archive.id, archive.codebook_id)
+    for row in segments_of(connection, list(known), archive.codebook_id):
         tokens = TokenString.from_bytes(row.tokens)
         out.setdefault(row.recording_id, (row.fingerprint, []))[1].append((tokens.offset, tokens.frame_ids.tobytes()))
     return out
@@ -103,8 +105,8 @@ def test_follows_what_is_added_replaced_and_deleted(
         name = str(rng.choice(names))
         if rng.random() < 0.7:
             put(connection, name, seed=step, segments=int(rng.integers(0, 4)))
-        elif store.recording_ids(connection, store.get_archive(connection, "radio").id, [name]):
-            store.delete_recording(connection, store.get_archive(connection, "radio").id, name)
+        elif recording_ids(connection, store.get_archive(connection, "radio").id, [name]):
+            delete_recording(connection, store.get_archive(connection, "radio").id, name)
         view = look(index, connection)
         assert held(view) == stored(connection)
         assert look(index, connection) is view  # nothing has changed: nothing is done
@@ -242,8 +244,8 @@ def test_processes_share_a_folder_while_the_archive_changes(
     for step in range(60):
         put(connection, f"{rng.integers(8)}.wav", seed=step)
         if step % 7 == 6:
-            names = [r.name for r in store.list_recordings(connection, store.get_archive(connection, "radio").id, 9)]
-            store.delete_recording(connection, store.get_archive(connection, "radio").id, str(rng.choice(names)))
+            names = [r.name for r in list_recordings(connection, store.get_archive(connection, "radio").id, 9)]
+            delete_recording(connection, store.get_archive(connection, "radio").id, str(rng.choice(names)))
         for process in processes:
             assert process.stdin is not None
             process.stdin.write("look\n")
@@ -266,7 +268,7 @@ def test_threads_get_one_view_and_never_half_a_recording(
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as mine:
             while not stop.is_set():
                 radio = store.get_archive(mine, "radio")
-                before = set(store.fingerprints(mine, radio.id, radio.codebook_id)[1])
+                before = set(fingerprints(mine, radio.id, radio.codebook_id)[1])
                 for recording, (_, segments) in held(look(index, mine)).items():
                     if len(segments) != 2:
                         wrong.append(f"{recording} has {len(segments)} segments")
@@ -292,7 +294,7 @@ def test_revisions_rise_with_every_change(connection: Connection, archive: str) 
     seen.append(store.get_archive(connection, "radio").revision)
     put(connection, "a.wav", 2)
     seen.append(store.get_archive(connection, "radio").revision)
-    store.delete_recording(connection, store.get_archive(connection, "radio").id, "a.wav")
+    delete_recording(connection, store.get_archive(connection, "radio").id, "a.wav")
     seen.append(store.get_archive(connection, "radio").revision)
     assert seen == sorted(set(seen))
     row = connection.execute(text("SELECT count(*) FROM segment")).scalar_one()

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine, text
 
 from indexer import fitting, pipeline, store
+from indexer.recordings import delete_recording
 from service.app import create_app
 from service.deps import Backend
 from service.jobs import queue
@@ -148,7 +149,7 @@ def test_an_archive_goes_back_to_what_it_was_before(engine: Engine, tone_file: T
     assert all(first[name] != second[name] for name in first)
     # One is gone, one has changed, one is new, and the file of another is not there.
     with engine.begin() as connection:
-        store.delete_recording(connection, store.get_archive(connection, "a").id, "0.wav")
+        delete_recording(connection, store.get_archive(connection, "a").id, "0.wav")
     assert "0.wav" not in tokens("a~before")
     tone_file("1.wav", seconds=30, seed=9)
     tone_file("4.wav", seconds=20, seed=4)
@@ -169,7 +170,7 @@ def test_an_archive_goes_back_to_what_it_was_before(engine: Engine, tone_file: T
     # And forth: but not without the sound of one that came meanwhile and that what is kept does not have.
     with engine.begin() as connection:
         kept = store.get_archive(connection, "a~before")
-        store.delete_recording(connection, kept.id, "4.wav")
+        delete_recording(connection, kept.id, "4.wav")
     (folder / "4.wav").rename(folder / "4.away")
     with pytest.raises(RetokenizeFailed, match=r"2 of 4|1 of 4"):
         back(engine, "a", lambda _: tokenizer_path, workers=1)

@@ -17,7 +17,7 @@ from indexer.live.decoding import SourceLost
 from indexer.live.source import FileSource, source_of
 from indexer.live.store import SourceBusy
 from indexer.live.tail import Tail
-from indexer.livelock import lock_switch
+from indexer.recordings import delete_recording, list_recordings
 from indexer.segment import Segmenter
 from model import audio
 from model.tokenizer import Tokenizer
@@ -82,7 +82,7 @@ def test_a_stream_is_stored_as_its_file_would_be(
     # Its recordings know where they are from, and keep their ids while they grow.
     with engine.connect() as connection:
         archive = store.get_archive(connection, "air")
-        listed = store.list_recordings(connection, archive.id, 10)
+        listed = list_recordings(connection, archive.id, 10)
     assert [one_.metadata["source"] for one_ in listed] == [live[0][0].split("/")[0]] * 2
     assert [stored.id for stored in one.stored] == [recording.id for recording in listed]
     assert not sound.marked(Path(listed[0].path).parent)
@@ -228,8 +228,8 @@ def test_a_recording_that_is_deleted_while_it_grows_comes_again(
         until(lambda: duration_s(engine, "air") > 25.0)
         with engine.begin() as connection:
             archive = store.get_archive(connection, "air")
-            (recording,) = store.list_recordings(connection, archive.id, 2)
-            store.delete_recording(connection, archive.id, recording.id)
+            (recording,) = list_recordings(connection, archive.id, 2)
+            delete_recording(connection, archive.id, recording.id)
         until(lambda: one.stored)
         one.finish()
     same_as_indexed(engine, "air", tmp_path / "kept", tokenizer_path)
@@ -303,7 +303,7 @@ def test_a_lock_that_is_held_for_long_keeps_nothing_from_being_heard(
     ):
         until(lambda: duration_s(engine, "air") > 1.0)
         with engine.begin() as connection:
-            lock_switch(connection, store.get_archive(connection, "air").id, "switches")
+            store.lock_switch(connection, store.get_archive(connection, "air").id, "switches")
             stored_s = duration_s(engine, "air")
             until(lambda: air.sent_s > 25.0)
             assert duration_s(engine, "air") == stored_s
