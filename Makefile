@@ -9,7 +9,7 @@ VENV ?= .venv
 TEST_EXTRAS = cpu,train,cluster,dev
 PYTHON ?=
 PIP_FLAGS ?=
-PYTEST_FLAGS ?=
+PYTEST_FLAGS ?= -n auto --maxprocesses 4 --dist loadfile
 export VENV PYTHON PIP_FLAGS PYTEST_FLAGS
 
 # The demo has a data folder and a database of its own, whatever the environment says.
