@@ -43,6 +43,7 @@ def main() -> None:
                 for name in list(names):
                     seed = random.SystemRandom().randrange(2**32) if given.seed is None else given.seed
                     times = given.at_once if given.minutes else min(given.at_once, given.rounds - made[name])
+                    print(f"{time.monotonic() - began:6.0f} s: {name}, seed {seed}", file=sys.stderr)
                     try:
                         made[name] += FAULTS[name](bed, random.Random(seed), times)
                     except CannotInject as why:

@@ -25,6 +25,7 @@ CHANGED = {"file_changed", "audio_unreadable", "audio_undecodable", "audio_empty
 TRIES = 4  # of one file in one run: two deaths when it is looked at, two when it is indexed
 FEW = 3  # files, where workers die at each
 POISON = "poison.wav"
+POISON_BYTES = 400_000_000  # nearly all of them a hole: it takes a moment to read, so that its reader is found
 # Takes write leases, as soon as nobody has the files open, and is deaf to who asks for them back.
 LEASES = """
 import errno, fcntl, os, signal, sys, time
@@ -158,7 +159,8 @@ def poisoned_file(bed: Bed, rng: random.Random, times: int) -> int:
     hit = 0
     while hit < times:
         with own_audio(bed) as audio:
-            sounds.write(audio / POISON, sounds.babble(90.0))
+            sounds.write(audio / POISON, sounds.babble(10.0))
+            os.truncate(audio / POISON, POISON_BYTES)
             order = bed.order("poison", audio=audio, workers=rng.choice((1, 2)))
             deaths = 0
             over = threading.Event()
@@ -180,8 +182,8 @@ def poisoned_file(bed: Bed, rng: random.Random, times: int) -> int:
                     thread.join()
             if outcome.failed not in ({POISON: "worker_died"}, {}) or deaths > TRIES:
                 raise Difference(f"a file at which {deaths} workers die, and the run ends with {outcome}")
-            if not outcome.failed:  # it was read faster than its reader was found
-                continue
+            if not outcome.failed:
+                raise Difference(f"nobody was found to read the poisoned file, or not often enough: {deaths} deaths")
             with bed.engine.connect() as connection:
                 found = contents(connection, order.archive)
             if found.recordings != bed.expected().recordings:
