@@ -38,6 +38,7 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from model.tokenizer import Device
     from service.clips import Clip
     from service.schemas import SearchOut
 
@@ -59,6 +60,13 @@ app.command()(working.work)
 AT_ONCE = 32  # clips of a search that share the work
 
 ArchiveOption = Annotated[str, typer.Option("--archive", "-a", help="name of the archive")]
+
+
+class DeviceKind(StrEnum):
+    """What a tokenizer runs on."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
 
 
 class CodebookKind(StrEnum):
@@ -85,6 +93,9 @@ def index(
         str | None, typer.Option(help="fast, a name that `sayagain tokenizer list` shows, or an ONNX file")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="worker processes")] = 2,
+    device: Annotated[
+        DeviceKind | None, typer.Option(help="what the workers' tokenizers run on; without it, that of the settings")
+    ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="a Dask scheduler, tcp://host:8786, whose workers do the work instead")
     ] = None,
@@ -98,11 +109,12 @@ def index(
         engine = database.open_engine(settings.home_path, settings.url)
         database.migrate(engine)
         file = _tokenizer_file(engine, archive, tokenizer, settings)
+        chosen = _device(device.value if device else settings.device, file)
         with output.IndexProgress(stderr) as progress:
             report = pipeline.index_archive(
                 engine, paths, archive, file,
                 workers=workers, codebook=codebook.value if codebook else None, codes=codes,
-                device=settings.device, progress=progress, prune=prune, scheduler=scheduler,
+                device=chosen, progress=progress, prune=prune, scheduler=scheduler,
             )  # fmt: skip
         output.print_failures(report, stderr)
         if as_json:
@@ -111,6 +123,20 @@ def index(
             output.print_index_report(report, stderr)
         _prepare(engine, archive, settings)  # last: what was done is told, whatever becomes of this
     raise typer.Exit(EXIT_PARTLY if report.failed else 0)
+
+
+def _device(wanted: Device, tokenizer: Path) -> Device:
+    """The device that is wanted, where the tokenizer can be run on it; else the CPU, and a line that says so."""
+    from model.tokenizer import Tokenizer
+
+    if wanted == "cpu" or Tokenizer(tokenizer, threads=1, device=wanted).device == wanted:
+        return wanted
+    stderr.print(
+        "no CUDA device that ONNX Runtime can use (pip install 'sayagain[gpu]'): on the CPU",
+        soft_wrap=True,
+        markup=False,
+    )
+    return "cpu"
 
 
 def _prepare(engine: Engine, archive: str, settings: Settings) -> None:

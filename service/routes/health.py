@@ -36,6 +36,10 @@ async def ready(backend: BackendDep, response: Response) -> ReadyOut:
     )
     state, reasons = _database(seen)
     warnings = [*_folder(folder, backend.settings.min_free_mb), *_tokenizers(seen)]
+    if backend.settings.device != (device := backend.search.tokenizer.device):
+        warnings.append(
+            f"no {backend.settings.device} device that ONNX Runtime can use: tokenizers run on the {device}"
+        )
     shown = None
     if replica is not None:
         shown, told = _replica(behind, backend.settings.replica_lag_s)

@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from service.cli import AT_ONCE
@@ -92,6 +93,17 @@ def test_search_prints_a_table_for_people(cli: Run, query_path: Path) -> None:
     assert "recording" in done.stdout
     assert "skerry-radio/" in done.stdout or "field-notes/" in done.stdout
     assert "searched" in done.stdout
+
+
+def test_a_device_that_is_not_there_is_said_and_done_without(tmp_path: Path, tokenizer_path: Path) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("there is one")
+    file = DEMO / "archive" / "skerry-radio" / "01-monday.opus"
+    words = ("index", file, "--device", "cuda", "--json")
+    done = run_cli(tmp_path / "home", tokenizer_path, *words)
+    assert (done.returncode, json.loads(done.stdout)["indexed"]) == (0, 1)
+    assert "no CUDA device that ONNX Runtime can use" in done.stderr
+    assert run_cli(tmp_path / "home", tokenizer_path, "index", file, "--device", "tpu").returncode == 2
 
 
 def test_index_leaves_the_local_index_ready(tmp_path: Path, tokenizer_path: Path) -> None:

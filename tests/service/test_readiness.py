@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import psutil
 import pytest
 from fastapi.testclient import TestClient
@@ -190,3 +191,17 @@ def test_a_data_folder_that_cannot_be_written_is_warned_of(asked: Settings) -> N
         ready = client.get("/readyz").json()
     assert ready["ready"]
     assert ready["warnings"] == ["nothing can be written in the data folder: No such file or directory"]
+
+
+def test_a_device_that_is_not_there_is_warned_of(tmp_path: Path, tokenizer_path: Path, engine: Engine) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("there is one")
+    settings = Settings(
+        home=tmp_path, database_url=database_url(engine, str(engine.url.database)), tokenizer=tokenizer_path,
+        threads=1, device="cuda", _env_file=None,
+    )  # fmt: skip
+    with TestClient(create_app(settings)) as client:
+        told = client.get("/readyz").json()
+    assert (told["ready"], told["warnings"]) == (
+        True, ["no cuda device that ONNX Runtime can use: tokenizers run on the cpu"],
+    )  # fmt: skip
