@@ -1,12 +1,12 @@
 """Where the time of indexing goes: each stage by itself, then the whole command with one worker and with two.
 
-    python -m bench.speed.indexing [--audio FOLDER] [--hours 1] [--workers 1 2] [--json]
+    python -m bench.speed.indexing [--audio FOLDER] [--hours 1] [--minutes 5] [--workers 1 2] [--json]
     python -m bench.speed.indexing --long-hours 24
 
-The recordings are those of FOLDER (the demo's without it), written anew in turn as wav, flac, mp3, ogg and m4a, at
-rates and in channels as people have them, until there are so many hours. Stages run one after another on one thread
-over the same sound; the commands that follow share the work among processes, where stages overlap. With `--long-hours`
-one recording of that length is indexed, for the memory that this takes.
+The recordings are those of FOLDER (the demo's without it), joined to so many minutes (0: as they are) and written anew
+in turn as wav, flac, mp3, ogg and m4a, at rates and in channels as people have them, until there are so many hours.
+Stages run one after another on one thread over the same sound; the commands that follow share the work among processes,
+where stages overlap. With `--long-hours` one recording of that length is indexed, for the memory that this takes.
 """
 
 from __future__ import annotations
@@ -62,17 +62,20 @@ class Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
 
 
-def mixed(source: Path, hours: float, out: Path) -> float:
+def mixed(source: Path, hours: float, minutes: float, out: Path) -> float:
     """Write recordings of `source` to `out` in turn in all kinds, until there are so many hours: seconds written."""
-    kinds, written_s = cycle(KINDS), 0.0
-    for number, file in enumerate(cycle(discover([source]).files)):
-        if written_s >= hours * 3600.0:
-            return written_s
-        samples = audio.read(file.path)
-        suffix, rate, channels = next(kinds)
-        write(out / f"{number:05}{suffix}", samples, rate=rate, channels=channels)
-        written_s += len(samples) / SAMPLE_RATE
-    return written_s
+    kinds, number, left_s = cycle(KINDS), 0, hours * 3600.0
+    parts: list[np.ndarray] = []
+    for file in cycle(discover([source]).files):
+        parts.append(audio.read(Path(file.path)))
+        joined_s = sum(map(len, parts)) / SAMPLE_RATE
+        if joined_s >= min(minutes * 60.0, left_s):
+            suffix, rate, channels = next(kinds)
+            write(out / f"{number:05}{suffix}", np.concatenate(parts), rate=rate, channels=channels)
+            number, left_s, parts = number + 1, left_s - joined_s, []
+            if left_s <= 0.0:
+                break
+    return hours * 3600.0 - left_s
 
 
 def stages(folder: Path, tokenizer_path: Path) -> dict[str, float]:
@@ -181,6 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--audio", type=Path, default=DEMO)
     parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--tokenizer", type=Path, default=DEFAULT_WEIGHTS)
     parser.add_argument("--long-hours", type=float)
@@ -196,7 +200,7 @@ def main() -> None:
             figures |= {"largest_process_mb": report["largest_process_mb"], "times": report["times_real_time"]}
             print(json.dumps(figures) if given.json else figures)
             return
-        seconds = mixed(given.audio, given.hours, folder)
+        seconds = mixed(given.audio, given.hours, given.minutes, folder)
         spent = stages(folder, given.tokenizer)
         runs = {}
         for workers in given.workers:
