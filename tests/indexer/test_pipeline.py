@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import psutil
 import pytest
 from sqlalchemy import Engine, text
 
-from indexer import database, store
+from indexer import store
 from indexer.discover import NoAudioFound, discover
 from indexer.fitting import CodebookTooLittleAudio
 from indexer.messages import Hear, Index, Indexed, Setup, UseCodebook
@@ -355,50 +354,6 @@ def test_two_runs_at_once_are_not_let_in(index: Indexing, engine: Engine, tone_f
     assert index().unchanged == 1  # and the door is open again
 
 
-def test_a_killed_worker_costs_nothing(index: Indexing, engine: Engine, tone_file: ToneFile) -> None:
-    for n in range(8):
-        tone_file(f"{n}.wav", 20.0, seed=n)
-    killed: list[int] = []
-
-    def murder(now: Progressed) -> None:
-        if now.stage == "indexing" and now.done_s > 0 and not killed:
-            child = next(c for c in psutil.Process().children() if "indexer.worker" in " ".join(c.cmdline()))
-            killed.append(child.pid)
-            child.kill()
-
-    report = index(progress=murder, workers=2, codebook="tokenizer")
-    assert killed
-    assert (report.indexed, failures(report)) == (8, [])
-    assert index(archive="calm", codebook="tokenizer").indexed == 8
-    assert rows(engine) == rows(engine, "calm")
-
-
-def test_a_file_that_kills_workers_is_given_up(tone_file: ToneFile, folder: Path, tokenizer_path: Path) -> None:
-    tone_file("a-deadly.wav", 120.0)
-    tone_file("b.wav", 2.0)
-    deadly, harmless = discover([folder]).files
-    codebook = Tokenizer(tokenizer_path, threads=1).codebook
-    done = threading.Event()
-    with Pool(1, Setup(tokenizer_path, "cpu")) as pool:
-        pool.use(UseCodebook(codebook))
-
-        def murder() -> None:
-            while not done.wait(0.01):
-                for worker in pool._processes:
-                    if worker.ready and worker.given and worker.given[0].file is deadly:
-                        worker.process.kill()
-
-        thread = threading.Thread(target=murder)
-        thread.start()
-        try:
-            results = {result.task.file.name: result.result for result in pool.run([Index(deadly), Index(harmless)])}
-        finally:
-            done.set()
-            thread.join()
-    assert getattr(results["a-deadly.wav"], "code", "") == "worker_died"
-    assert isinstance(results["b.wav"], Indexed)
-
-
 @pytest.mark.parametrize(
     ("limits", "codes"),
     [
@@ -420,13 +375,6 @@ def test_a_worker_takes_no_more_than_it_may(
         assert isinstance(done.result, Indexed) == (not expected)
 
 
-RUN = """
-import sys
-from pathlib import Path
-from indexer import database, pipeline
-engine = database.open_engine(Path("/"), sys.argv[1])
-pipeline.index_archive(engine, [sys.argv[3]], "radio", sys.argv[2], workers=2, codebook="tokenizer")
-"""
 # The tokenizer is loaded before root becomes nobody: it may lie where nobody else may read.
 READ = """
 import os, sys
@@ -442,40 +390,6 @@ if os.geteuid() == 0:
 for file in discover([sys.argv[2]]).files:
     print(file.name, getattr(worker.do(Hear(file, 1, 60.0)), "code", "heard"))
 """
-
-
-def test_a_killed_run_is_finished_by_the_next(
-    index: Indexing, engine: Engine, folder: Path, tokenizer_path: Path, tone_file: ToneFile
-) -> None:
-    for n in range(30):
-        tone_file(f"{n:02}.wav", 12.0, seed=n % 5)
-    url = engine.url.render_as_string(hide_password=False)
-    process = subprocess.Popen([sys.executable, "-c", RUN, url, str(tokenizer_path), str(folder)])
-    committed = 0
-    while committed < 4:
-        assert process.poll() is None
-        time.sleep(0.02)
-        with engine.connect() as connection:
-            committed = connection.execute(text("SELECT count(*) FROM recording")).scalar_one()
-    workers = psutil.Process(process.pid).children()
-    process.kill()
-    process.wait()
-    assert psutil.wait_procs(workers, timeout=10)[1] == []  # nobody stays behind
-    with engine.connect() as connection:
-        committed = connection.execute(text("SELECT count(*) FROM recording")).scalar_one()
-        archive = store.get_archive(connection, "radio")
-        assert archive.recordings == committed
-    report = index(workers=2)
-    assert (report.unchanged, report.indexed, failures(report)) == (committed, 30 - committed, [])
-    index(archive="calm", workers=2, codebook="tokenizer")
-    assert rows(engine) == rows(engine, "calm")
-    with engine.connect() as connection:
-        radio, calm = store.get_archive(connection, "radio"), store.get_archive(connection, "calm")
-    assert (radio.recordings, radio.segments, radio.hours) == (
-        calm.recordings,
-        calm.segments,
-        pytest.approx(calm.hours),
-    )
 
 
 def test_a_file_that_changes_while_it_is_read(
@@ -498,25 +412,3 @@ def test_a_file_that_changes_while_it_is_read(
         stop.set()
         thread.join()
     assert getattr(result, "code", "") == "file_changed"
-
-
-def test_a_database_that_goes_while_indexing(index: Indexing, engine: Engine, tone_file: ToneFile) -> None:
-    for n in range(4):
-        tone_file(f"{n}.wav", 2.0, seed=n)
-
-    def cut(now: Progressed) -> None:
-        if now.stage == "indexing" and now.done_s > 2.0:
-            with engine.connect() as connection:
-                connection.execute(
-                    text("""
-                        SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                        WHERE datname = current_database() AND pid <> pg_backend_pid()
-                    """)
-                )
-
-    with pytest.raises(database.DatabaseError) as caught:
-        index(progress=cut)
-    assert caught.value.code == "database_unavailable"
-    report = index()
-    assert report.indexed + report.unchanged == 4
-    assert report.unchanged >= 1
