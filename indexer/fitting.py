@@ -20,6 +20,8 @@ SAMPLE_S = 3_600.0  # heard at most
 LEAST_SPEECH_S = 120.0  # in the archive: with less, the tokenizer's own codebook serves
 GROWN = 4.0  # times what its codebook was fitted to: then an archive is better served by a new one
 TRIED_AGAIN = 1.25  # the same for one that had too little speech for a codebook of its own
+DRIFTED = 0.24  # of the cosine at the fit, lost by what came later; docs/decisions.md has the figures
+JUDGED_S = 120.0  # of speech, at least, in a run of which that is said
 FRAMES_PER_CENTROID = 8  # of the sample, at least
 LEAST_SIZE = 64  # no codebook of an archive is smaller
 MARGIN_S = 30.0  # that a file may be longer than its container claims, and a fifth
@@ -27,7 +29,7 @@ BYTES_PER_S = 4_000.0  # of a file whose container does not say how long it is: 
 
 MOST_TOKENS_PER_S = 15.0  # of speech
 PRICES = (SWITCH_PENALTY, 0.115, 0.13, 0.15, 0.175, 0.2)  # of a change of token, tried in turn
-RATE_SAMPLE_S = 240.0  # whose tokens are counted
+DRAWN_S = 240.0  # of the sample, whose tokens are counted
 
 Kind = Literal["archive", "tokenizer"]
 
@@ -94,10 +96,11 @@ def fit(
     heard_so_far("fitting the codebook", 0.0, 0.0)
     embeddings, sample = _joined(sample)
     codebook = fit_codebook(embeddings, size, seed=seed, parts=PQ_PARTS if codes else 0)
-    codebook = held_to_rate(codebook, [part for heard in sample for part in heard.parts], frame_s, seed)
+    parts = [part for heard in sample for part in heard.parts]
+    codebook = held_to_rate(codebook, parts, frame_s, seed)
     parameters = {
         "seed": seed, "sample_frames": frames, "sample_files": len(sample), "archive_s": round(total_s, 1),
-        "method": "spherical k-means in two levels",
+        "method": "spherical k-means in two levels", "cosine": mean_cosine(codebook, parts, frame_s, seed),
     }  # fmt: skip
     return Fitted(codebook, "archive", parameters, _whole(sample))
 
@@ -116,17 +119,22 @@ def outgrown(kind: Kind | None, size: int, parameters: Mapping[str, Any], archiv
     return bool(archive_s >= GROWN * fitted_s and codebook_size(int(archive_s / frame_s)) > size)
 
 
+def drifted(kind: Kind | None, parameters: Mapping[str, Any], speech_s: float, cosine: float) -> bool:
+    """Whether so much speech, with that mean cosine, is unlike what an archive's own codebook was fitted to.
+
+    The tokenizer's codebook never drifts, and neither does one that was fitted before the cosine was noted.
+    """
+    if kind != "archive" or speech_s < JUDGED_S:
+        return False
+    return bool(cosine < (parameters.get("cosine") or 0.0) - DRIFTED)
+
+
 def held_to_rate(codebook: Codebook, parts: Sequence[Part], frame_s: float, seed: int = 0) -> Codebook:
     """The codebook with the least of `PRICES` at which a second of speech has at most `MOST_TOKENS_PER_S` tokens.
 
     Counted on a few minutes of the parts, drawn by chance; where none of the prices is enough the highest is taken.
     """
-    drawn: list[Part] = []
-    frames = 0
-    for i in np.random.default_rng(seed).permutation(len(parts)):
-        if frames * frame_s < RATE_SAMPLE_S:
-            drawn.append(parts[int(i)])
-            frames += len(parts[int(i)].embeddings)
+    drawn = _drawn(parts, frame_s, seed)
     speech_s = sum(int(part.speech.sum()) for part in drawn) * frame_s
     for price in PRICES:
         codebook = replace(codebook, switch_penalty=price)
@@ -137,6 +145,27 @@ def held_to_rate(codebook: Codebook, parts: Sequence[Part], frame_s: float, seed
         if tokens <= MOST_TOKENS_PER_S * speech_s:
             break
     return codebook
+
+
+def mean_cosine(codebook: Codebook, parts: Sequence[Part], frame_s: float, seed: int = 0) -> float | None:
+    """Of speech frames with the centroids of their tokens, in a few minutes of the parts; None without speech."""
+    total, frames = 0.0, 0
+    for part in _drawn(parts, frame_s, seed):
+        cosines = codebook.cosines(part.embeddings, codebook.tokenize(part.embeddings))[part.speech]
+        total += float(cosines.sum())
+        frames += len(cosines)
+    return round(total / frames, 4) if frames else None
+
+
+def _drawn(parts: Sequence[Part], frame_s: float, seed: int) -> list[Part]:
+    """`DRAWN_S` of the parts, by chance."""
+    out: list[Part] = []
+    frames = 0
+    for i in np.random.default_rng(seed).permutation(len(parts)):
+        if frames * frame_s < DRAWN_S:
+            out.append(parts[int(i)])
+            frames += len(parts[int(i)].embeddings)
+    return out
 
 
 def _sample(

@@ -91,7 +91,10 @@ class Index:
 
 @dataclass(frozen=True, eq=False)
 class Indexed:
-    """What is to be stored of a file; `used` int64 [K] counts its tokens, `speech_tokens` those beginning in speech."""
+    """What is to be stored of a file; `used` int64 [K] counts its tokens, `speech_tokens` those beginning in speech.
+
+    `cosine` is the mean of its speech frames with the centroids of their tokens, 0 without speech.
+    """
 
     file: FoundFile
     sha256: str
@@ -100,6 +103,7 @@ class Indexed:
     speech_s: float
     speech_tokens: int
     used: npt.NDArray[np.int64]
+    cosine: float
 
 
 @dataclass(frozen=True)

@@ -262,12 +262,13 @@ def _settle(connection: Connection) -> None:
 def _report(connection: Connection, name: str, found: int, work: Plan, run: Run, tokenizer: Tokenizer) -> IndexReport:
     with connection.begin():
         archive = next(info for info in store.list_archives(connection) if info.name == name)
-        codebook_bytes, outgrown, archive_s = 0, False, archive.hours * 3600.0
+        codebook_bytes, outgrown, drifted, archive_s = 0, False, False, archive.hours * 3600.0
         if archive.codebook_id is not None:
             codebook_bytes = _codebook_bytes(store.load_codebook(connection, archive.codebook_id))
             parameters = store.codebook_parameters(connection, archive.codebook_id)
             kind, size, frame_s = archive.codebook_kind, archive.codebook_size, tokenizer.info.frame_seconds
             outgrown = fitting.outgrown(kind, size, parameters, archive_s, frame_s)
+            drifted = fitting.drifted(kind, parameters, run.speech_s, run.cosine)
     return IndexReport(
         archive=name,
         found=found,
@@ -288,6 +289,8 @@ def _report(connection: Connection, name: str, found: int, work: Plan, run: Run,
         archive_s=archive_s,
         bytes=max(0, archive.bytes - codebook_bytes),
         outgrown=outgrown,
+        cosine=run.cosine,
+        drifted=drifted,
     )
 
 

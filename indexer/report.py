@@ -32,9 +32,10 @@ class IndexReport:
     `moved` counts recordings whose file lies elsewhere now, or has another name; `removed` are the names of those that
     went since their file is gone.
     `audio_s`, `speech_s`, `tokens` and `tokens_per_s` (tokens that begin in speech, a second of speech) are of the
-    files indexed by this run; `entropy` is that of their tokens as a part of log K. `archive_s`, `bytes` and
-    `bytes_per_hour` (rows with their indexes and the tables' overhead; the codebook apart) are of the whole archive,
-    which has `outgrown` its codebook where a new fit would pay.
+    files indexed by this run; `entropy` is that of their tokens as a part of log K, `cosine` the mean of their speech
+    frames with the centroids of their tokens. `archive_s`, `bytes` and `bytes_per_hour` (rows with their indexes and
+    the tables' overhead; the codebook apart) are of the whole archive, which has `outgrown` its codebook where a new
+    fit would pay. It has `drifted` from it where these files sound unlike what it was fitted to.
     """
 
     archive: str
@@ -56,6 +57,8 @@ class IndexReport:
     archive_s: float
     bytes: int
     outgrown: bool = False
+    cosine: float = 0.0
+    drifted: bool = False
 
     @property
     def times_real_time(self) -> float:
@@ -88,7 +91,9 @@ class IndexReport:
                 "kind": self.codebook_kind,
                 "size": self.codebook_size,
                 "entropy": round(self.entropy, 4),
+                "cosine": round(self.cosine, 4),
                 "outgrown": self.outgrown,
+                "drifted": self.drifted,
             },
         }
 
@@ -104,6 +109,7 @@ class Run:
     audio_s: float = 0.0
     speech_s: float = 0.0
     speech_tokens: int = 0
+    cosines_s: float = 0.0  # cosine times seconds of speech
     used: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
@@ -122,7 +128,13 @@ class Run:
         self.audio_s += result.duration_s
         self.speech_s += result.speech_s
         self.speech_tokens += result.speech_tokens
+        self.cosines_s += result.cosine * result.speech_s
         self.used = result.used if len(self.used) == 0 else self.used + result.used
+
+    @property
+    def cosine(self) -> float:
+        """Mean of the speech frames so far with the centroids of their tokens; 0 without speech."""
+        return self.cosines_s / self.speech_s if self.speech_s > 0 else 0.0
 
     @property
     def entropy(self) -> float:

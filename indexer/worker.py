@@ -214,6 +214,7 @@ class _Collector:
         self._segments: list[NewSegment] = []
         self._used = np.zeros(using.codebook.size, np.int64)
         self._speech_frames = self._speech_tokens = 0
+        self._cosines = 0.0  # of all speech frames
         self._end_frame = 0
 
     def add(self, part: Part) -> None:
@@ -223,14 +224,17 @@ class _Collector:
         overlap = self._end_frame - part.start_frame  # frames that the segment before has counted
         begins = string.boundaries[:-1]
         fresh = begins >= overlap
-        self._speech_frames += int(part.speech[overlap:].sum())
+        spoken = overlap + np.flatnonzero(part.speech[overlap:])
+        self._speech_frames += len(spoken)
+        self._cosines += float(self._using.codebook.cosines(part.embeddings[spoken], string.frame_ids[spoken]).sum())
         self._speech_tokens += int(part.speech[begins[fresh]].sum())
         self._used += np.bincount(string.ids[fresh], minlength=len(self._used))
         self._end_frame = part.start_frame + string.frames
 
     def result(self, file: FoundFile, sha256: str, duration_s: float) -> Indexed:
         speech_s = self._speech_frames * self._tokenizer.info.frame_seconds
-        return Indexed(file, sha256, duration_s, self._segments, speech_s, self._speech_tokens, self._used)
+        cosine = self._cosines / max(1, self._speech_frames)
+        return Indexed(file, sha256, duration_s, self._segments, speech_s, self._speech_tokens, self._used, cosine)
 
 
 def _stat(path: Path) -> os.stat_result:

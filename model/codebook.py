@@ -93,6 +93,10 @@ class Codebook:
             return np.zeros(0, np.uint16)
         return np.asarray(_steady_path(embeddings @ self.centroids.T, np.float32(self.switch_penalty)), np.uint16)
 
+    def cosines(self, embeddings: Float32, ids: npt.NDArray[np.uint16]) -> Float32:
+        """Of each embedding with the centroid of its token: float32 [frames]."""
+        return np.asarray(np.einsum("fd,fd->f", embeddings, self.centroids[ids]), np.float32)
+
     def encode(self, embeddings: Float32, ids: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
         """Codes of what `ids` leave over: uint8 [frames, M]. Raises CodebookError without a product quantiser."""
         if self.pq is None:

@@ -72,10 +72,17 @@ def print_index_report(report: IndexReport, console: Console) -> None:
         markup=False,
         soft_wrap=True,
     )
+    command = f"sayagain refit {shlex.quote(report.archive)}"
     if report.outgrown:
-        command = f"sayagain refit {shlex.quote(report.archive)}"
         console.print(
             f"the archive has outgrown its codebook: a new one finds more ({command})", markup=False, soft_wrap=True
+        )
+    elif report.drifted:
+        console.print(
+            "what came now fits the archive's codebook less well than what it was made for: "
+            f"one that is made for all of it may find more ({command})",
+            markup=False,
+            soft_wrap=True,
         )
 
 

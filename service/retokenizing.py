@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine
@@ -101,7 +101,7 @@ def retokenize(
         _catch_up(engine, held, spare.name, tokenizer, workers, device)
         with connection.begin():
             replace_archive(connection, name, spare.name, since=old.revision)
-    return report
+    return replace(report, archive=name)
 
 
 def refit(
@@ -156,7 +156,7 @@ def back(
         with connection.begin():
             elsewhere = {recording.name for recording in gone}
             replace_archive(connection, name, kept.name, elsewhere=elsewhere, since=held.archive.revision)
-    return report
+    return replace(report, archive=name)
 
 
 def give_up(connection: Connection, name: str) -> None:
