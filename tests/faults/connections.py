@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from indexer.server import PORT, USER
 from tests.faults.bed import Bed
-from tests.faults.errors import Difference
+from tests.faults.errors import Attempts, Difference
 from tests.faults.proxy import Proxy
 from tests.faults.runs import Order, Run
 
@@ -19,8 +19,8 @@ _traffic: dict[int, int] = {}  # bytes of an undisturbed run, by bed
 def terminated(bed: Bed, rng: random.Random, times: int) -> int:
     """pg_terminate_backend at a random moment."""
     order = bed.order("terminated")
-    hit = 0
-    while hit < times:
+    hit, attempts = 0, Attempts()
+    while attempts.more(hit < times):
         with Run(order) as run, bed.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as own:
             if run.until(lambda: bool(run.stages)) and run.going(rng.uniform(0.0, 0.8 * bed.usual_s)):
                 hit += own.execute(
@@ -43,8 +43,8 @@ def torn(bed: Bed, rng: random.Random, times: int) -> int:
         with Proxy(path) as proxy:
             bed.finish(bed.order("whole", url=_url(proxy)), patient=False)
         _traffic[id(bed)] = proxy.bytes
-    hit = 0
-    while hit < times:
+    hit, attempts = 0, Attempts()
+    while attempts.more(hit < times):
         with Proxy(path, rng.randrange(_traffic[id(bed)]), reset=rng.random() < 0.5) as proxy:
             through = bed.order(order.archive, url=_url(proxy), codebook=order.codebook)
             through = Order(**{**vars(through), "archive": order.archive})

@@ -14,7 +14,7 @@ from indexer.server import Server
 from service.deps import Backend
 from service.settings import Settings
 from tests.faults.bed import Bed, ask, preload, started, surrounded
-from tests.faults.errors import CannotInject, Difference
+from tests.faults.errors import Attempts, CannotInject, Difference
 from tests.faults.runs import Order, Run
 
 DISK_MB = 192  # a new cluster has 40, and what it logs ahead takes more
@@ -27,11 +27,11 @@ def full_database(bed: Bed, rng: random.Random, times: int) -> int:
     """The database's disk is full from some moment on, or from the beginning; then there is room again."""
     folder = bed.new_home()
     _ = bed.usual_s
-    hit = 0
+    hit, attempts = 0, Attempts()
     with _disk(bed, rng, folder) as (server, fill):
         try:
             order = bed.order("full", url=started(server))
-            while hit < times:
+            while attempts.more(hit < times):
                 with Run(order) as run:
                     if run.going(bed.moment(rng)):
                         fill(True)
@@ -69,8 +69,7 @@ def _disk(bed: Bed, rng: random.Random, folder: Path) -> Iterator[tuple[Server, 
     flag = folder / "full"
     with surrounded(LD_PRELOAD=str(library), FAULT_DISK=str(flag)):
         server = Server(folder / "disk")
-        server.start()
-    yield server, lambda on: flag.touch() if on else flag.unlink(missing_ok=True)
+        yield server, lambda on: flag.touch() if on else flag.unlink(missing_ok=True)
 
 
 def _mounted(folder: Path) -> bool:

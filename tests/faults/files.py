@@ -17,7 +17,7 @@ import psutil
 
 from tests.faults.bed import Bed, own_audio
 from tests.faults.contents import compare, contents
-from tests.faults.errors import CannotInject, Difference
+from tests.faults.errors import Attempts, CannotInject, Difference
 from tests.faults.runs import Order, Run
 from tests.indexer import sounds
 
@@ -50,8 +50,8 @@ def changing_files(bed: Bed, rng: random.Random, times: int) -> int:
     with own_audio(bed) as audio:
         order = bed.order("changing", audio=audio)
         _ = bed.usual_s
-        hit = 0
-        while hit < times:
+        hit, attempts = 0, Attempts()
+        while attempts.more(hit < times):
             with Run(order) as run:
                 while hit < times and run.going(rng.uniform(0.0, 0.4 * bed.usual_s)):
                     _change(rng, rng.choice(sorted(audio.iterdir())), rng.choice(sorted(bed.audio.iterdir())))
@@ -99,8 +99,8 @@ def hanging_files(bed: Bed, rng: random.Random, times: int) -> int:
 
     Somebody else holds a lease on them and does not give it back: the kernel lets who opens one wait for 45 s.
     """
-    hit = 0
-    while hit < times:
+    hit, attempts = 0, Attempts()
+    while attempts.more(hit < times):
         with own_audio(bed) as audio:
             order = bed.order("hanging", audio=audio, limits={"stall_s": 1.5, "start_s": 60.0})
             _ = bed.usual_s
@@ -139,8 +139,8 @@ def hungry_files(bed: Bed, rng: random.Random, times: int) -> int:
 
 
 def _hungry_files(bed: Bed, rng: random.Random, times: int, audio: Path) -> int:
-    hit = 0
-    while hit < times:
+    hit, attempts = 0, Attempts()
+    while attempts.more(hit < times):
         order = bed.order("hungry", audio=audio, limits={"memory_mb": 10.0 ** rng.uniform(-0.5, 1.5)})
         with Run(order) as run:
             outcome = run.outcome()
@@ -156,8 +156,8 @@ def _hungry_files(bed: Bed, rng: random.Random, times: int, audio: Path) -> int:
 
 def poisoned_file(bed: Bed, rng: random.Random, times: int) -> int:
     """Whoever opens a certain file dies: it is tried a few times, and listed; all others are there."""
-    hit = 0
-    while hit < times:
+    hit, attempts = 0, Attempts()
+    while attempts.more(hit < times):
         with own_audio(bed) as audio:
             sounds.write(audio / POISON, sounds.babble(10.0))
             os.truncate(audio / POISON, POISON_BYTES)

@@ -11,16 +11,16 @@ from model.tokenizer import Tokenizer
 from service.jobs import queue
 from tests.faults import commands
 from tests.faults.bed import Bed
-from tests.faults.errors import Difference
+from tests.faults.errors import Attempts, Difference
 from tests.faults.runs import RUN_S
 
 
 def job(bed: Bed, rng: random.Random, times: int) -> int:
     """kill -9 of `sayagain work` while it does a job: another one goes on with it, as often as a job is tried."""
-    hit = 0
+    hit, attempts = 0, Attempts()
     tokenizer = Tokenizer(bed.tokenizer, threads=1)
     bed.expected(None)
-    while hit < times:
+    while attempts.more(hit < times):
         order = bed.order("job", codebook=None)
         with bed.engine.begin() as connection:
             archive = intake.create_archive(connection, order.archive, tokenizer.info, tokenizer.codebook.dim)

@@ -8,7 +8,7 @@ import signal
 import psutil
 
 from tests.faults.bed import LOST, Bed, kill, postmaster
-from tests.faults.errors import Difference
+from tests.faults.errors import Attempts, Difference
 from tests.faults.runs import Order, Run
 
 KINDS = (
@@ -30,8 +30,8 @@ def stopped_worker(bed: Bed, rng: random.Random, times: int) -> int:
 def _workers(bed: Bed, rng: random.Random, times: int, number: signal.Signals, **limits: float) -> int:
     order = bed.order("worker", workers=2, codebook=rng.choice(KINDS), limits=limits)
     bed.expected(order.codebook)
-    hit = 0
-    while hit < times:
+    hit, attempts = 0, Attempts()
+    while attempts.more(hit < times):
         with Run(order) as run:
             heard = False  # a file that two workers die at is left out of what the codebook is fitted to
             while hit < times and run.going(rng.uniform(0.05, 0.7) * bed.usual_s):
@@ -73,8 +73,8 @@ def first_start(bed: Bed, rng: random.Random, times: int) -> int:
 
 
 def _coordinator(bed: Bed, rng: random.Random, times: int, order: Order, within_s: float) -> int:
-    hit = 0
-    while hit < times:
+    hit, attempts = 0, Attempts()
+    while attempts.more(hit < times):
         with Run(order) as run:
             if run.going(rng.uniform(0.0, within_s)):
                 run.kill()
@@ -110,8 +110,8 @@ def external_backend(bed: Bed, rng: random.Random, times: int) -> int:
 def _server(bed: Bed, rng: random.Random, times: int, order: Order, *, whole: bool) -> int:
     data = bed.server.data if order.url is not None else order.home / "postgres"
     _ = bed.usual_s
-    hit = 0
-    while hit < times:
+    hit, attempts = 0, Attempts()
+    while attempts.more(hit < times):
         with Run(order) as run:
             gone = run.until(lambda: bool(run.stages)) and run.going(rng.uniform(0.0, 0.8 * bed.usual_s))
             pid = postmaster(data)
