@@ -25,7 +25,7 @@ class Measured:
     """
 
     indexed_per_core: float = 172.0 / 2  # times real time; README, the slower of two tasks, fit included
-    coordinator_s: float = 1.4  # processor time an hour of sound; bench.scale.cluster, a trial on a busy AMD EPYC
+    coordinator_s: float = 2.6  # processor time an hour of short recordings; bench.scale.cluster, on an AMD EPYC
     database_mb: float = 0.73  # an hour; docs/operations.md, the larger of 0.58 and 0.73, on an AMD EPYC
     codebook_mb: float = 3.0  # an archive; docs/operations.md: a few MB
     index_mb: float = 0.39  # an hour; docs/search.md, at 1,000 and at 5,000 h
