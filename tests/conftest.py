@@ -20,6 +20,14 @@ _numbers = itertools.count()
 ToneFile = Callable[..., Path]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_server_is_left() -> Iterator[None]:
+    """Of those that this process has joined: pytest's own processes end without a word to anybody."""
+    yield
+    for home in list(embedded._seats):
+        embedded.leave(home)
+
+
 @pytest.fixture(scope="session")
 def tokenizer_path() -> Path:
     """The tokenizer that ships, or the one that SAYAGAIN_TOKENIZER names while there is none."""
