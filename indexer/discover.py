@@ -11,6 +11,7 @@ from pathlib import Path
 
 from indexer import sources
 from indexer.sources import Place, Url
+from model.audio import AudioError
 
 # What counts as audio when a folder is walked; a file that is named directly is always tried.
 AUDIO_SUFFIXES = {
@@ -96,7 +97,7 @@ def _members(root: Path, failed: list[Failure], within: Sequence[Path] | None) -
     parent, members = (root, _walk(root, failed, within)) if root.is_dir() else (root.parent, [root])
     for path in members:
         name = recording_name(path.relative_to(parent))
-        yield _look(name, path) if within is None or lies_within(path, within) else _outside(name)
+        yield look(name, path) if within is None or lies_within(path, within) else _outside(name)
 
 
 def _listed(root: Url) -> Iterator[FoundFile | Failure]:
@@ -170,11 +171,16 @@ def _walk(root: Path, failed: list[Failure], within: Sequence[Path] | None) -> l
     return out
 
 
-def _look(name: str, path: Path) -> FoundFile | Failure:
+def look(name: str, path: Place) -> FoundFile | Failure:
+    """A file, wherever it lies, as it is now."""
     if too_long := _too_long(name):
         return too_long
     try:
+        if isinstance(path, Url):
+            return FoundFile(name, path, *sources.look(path))
         about = path.stat()
+    except AudioError as error:
+        return Failure(name, error.code, str(error))
     except OSError as error:
         return unreadable_failure(name, error)
     if not stat.S_ISREG(about.st_mode):

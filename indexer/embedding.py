@@ -26,8 +26,7 @@ def parts_of(chunks: Iterable[Samples], cutter: Segmenter, tokenizer: Tokenizer)
     """Each segment that `cutter` makes of the chunks, with what the tokenizer hears in it."""
     if tokenizer.info.context == "segment":
         for segment in cutter.segments(chunks):
-            embeddings = tokenizer.embed(segment.samples, segment.before, segment.after)
-            yield Part(segment.start_frame, embeddings, segment.speech)
+            yield part_of(segment, tokenizer)
         return
     embedder = Embedder(tokenizer, ROWS[tokenizer.device])
     waiting: deque[Segment] = deque()
@@ -38,6 +37,12 @@ def parts_of(chunks: Iterable[Samples], cutter: Segmenter, tokenizer: Tokenizer)
     embedder.end()
     waiting += cutter.rest()
     yield from _served(waiting, embedder)
+
+
+def part_of(segment: Segment, tokenizer: Tokenizer) -> Part:
+    """One segment, embedded by itself with the sound around it."""
+    embeddings = tokenizer.embed(segment.samples, segment.before, segment.after)
+    return Part(segment.start_frame, embeddings, segment.speech)
 
 
 def _served(waiting: deque[Segment], embedder: Embedder) -> Iterator[Part]:

@@ -13,9 +13,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from indexer import sources, store
-from indexer.discover import hash_file, written_ns
+from indexer.discover import Failure, hash_file, look
 from indexer.segments import checksum
-from model.audio import AudioError
 from model.codebook import Codebook
 from model.tokens import TokenString, TokenStringError
 
@@ -93,16 +92,8 @@ def check(connection: Connection, name: str, *, files: bool = True, contents: bo
     return Checked(name, recordings, segments, digest.hexdigest(), problems, missing, changed)
 
 
-def counted(connection: Connection, archive_id: int) -> tuple[int, int]:
-    """How many recordings an archive has, and how many segments these say that they have."""
-    row = connection.execute(
-        text("SELECT count(*), coalesce(sum(segments), 0) FROM recording WHERE archive_id = :id"), {"id": archive_id}
-    ).one()
-    return row[0], row[1]
-
-
 def recount(connection: Connection, archive_id: int) -> None:
-    """Make an archive's counters what its recordings say."""
+    """Make an archive's counters what its recordings say, where they are not."""
     connection.execute(
         text("""
             UPDATE archive SET recordings = sums.recordings, segments = sums.segments, audio_s = sums.audio_s,
@@ -111,6 +102,7 @@ def recount(connection: Connection, archive_id: int) -> None:
                 SELECT count(*) AS recordings, coalesce(sum(segments), 0) AS segments,
                     coalesce(sum(duration_s), 0) AS audio_s FROM recording WHERE archive_id = :id
             ) AS sums WHERE archive.id = :id
+            AND (archive.recordings, archive.segments) IS DISTINCT FROM (sums.recordings, sums.segments)
         """),
         {"id": archive_id},
     )
@@ -205,15 +197,12 @@ def _line(about: Row[Any], rows: list[Row[Any]]) -> bytes:
 
 def _state_of_file(about: Row[Any], contents: bool) -> str | None:
     """ "missing", "changed", or None where the file is the one that was indexed as far as that was looked into."""
-    place = sources.place(os.fsdecode(about.path))
+    found = look(about.name, sources.place(os.fsdecode(about.path)))
+    if isinstance(found, Failure):
+        return "missing"
+    if (found.bytes, found.mtime_ns) == (about.bytes, about.mtime_ns) and not contents:
+        return None
     try:
-        if isinstance(place, sources.Url):
-            size, stamp = sources.look(place)
-        else:
-            stat = place.stat()
-            size, stamp = stat.st_size, written_ns(stat)
-        if (size, stamp) == (about.bytes, about.mtime_ns) and not contents:
-            return None
-        return None if hash_file(place) == about.content_sha256.hex() else "changed"
-    except (OSError, AudioError):
+        return None if hash_file(found.path) == about.content_sha256.hex() else "changed"
+    except OSError:
         return "missing"

@@ -12,7 +12,7 @@ import stat
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -22,7 +22,7 @@ import numpy as np
 
 from indexer import sources
 from indexer.discover import Failure, FoundFile, hash_file, written_ns
-from indexer.embedding import parts_of
+from indexer.embedding import part_of, parts_of
 from indexer.intake import NewSegment
 from indexer.messages import (
     Busy,
@@ -113,7 +113,8 @@ class Worker:
         parts: list[Part] = []
         held_s = 0.0
         whole = stride == 1
-        for part in reading.parts() if whole else self._every(stride, reading.segments()):
+        some = (part_of(segment, self.tokenizer) for segment in islice(reading.segments(), 0, None, stride))
+        for part in reading.parts() if whole else some:
             held_s += len(part.embeddings) * self.tokenizer.info.frame_seconds
             if held_s > limit_s:
                 whole = False
@@ -135,12 +136,6 @@ class Worker:
         for part in heard.parts:
             collector.add(part)
         return collector.result(heard.file, heard.sha256, heard.duration_s)
-
-    def _every(self, stride: int, segments: Iterable[Segment]) -> Iterator[Part]:
-        """Some of the segments, embedded one by one, only when they are asked for."""
-        for segment in islice(segments, 0, None, stride):
-            embeddings = self.tokenizer.embed(segment.samples, segment.before, segment.after)
-            yield Part(segment.start_frame, embeddings, segment.speech)
 
     def _claimed_s(self, path: Place) -> float | None:
         self._fed()

@@ -108,7 +108,7 @@ def index(
         settings = Settings()
         engine = database.open_engine(settings.home_path, settings.url)
         database.migrate(engine)
-        file = _tokenizer_file(engine, archive, tokenizer, settings)
+        file = registry.file_for(engine, archive, tokenizer, settings)
         chosen = _device(device.value if device else settings.device, file)
         with output.IndexProgress(stderr) as progress:
             report = pipeline.index_archive(
@@ -147,18 +147,6 @@ def _prepare(engine: Engine, archive: str, settings: Settings) -> None:
 
     with database.connect(engine) as connection:
         localindex.prepare(LocalIndex(settings.home_path / FOLDER), connection, archive)
-
-
-def _tokenizer_file(engine: Engine, archive: str, wanted: str | None, settings: Settings) -> Path:
-    """The file that is asked for, kept where searches find it; else the archive's own; else the one in the settings."""
-    from indexer import database, store
-
-    home, default = settings.home_path, settings.tokenizer
-    if wanted is not None:
-        return registry.keep(home, registry.resolve(home, wanted, default), default)
-    with database.connect(engine) as connection:
-        made_with = {a.name: a.tokenizer_sha256 for a in store.list_archives(connection)}.get(archive)
-    return registry.file_of(home, default, made_with)
 
 
 @app.command()

@@ -61,7 +61,7 @@ def listen(
         if name is not None:
             heard.label = sources.label_of(name)
         engine = open_database(settings)
-        file = _tokenizer_file(engine, archive, tokenizer, settings)
+        file = registry.file_for(engine, archive, tokenizer, settings)
         known = registry.Registry(settings.home_path, file, threads=1, device=settings.device)
         options = listener.Options(
             folder=keep or settings.home_path / FOLDER, shared=keep is None, kept=not no_keep,
@@ -88,21 +88,6 @@ def _about(stored: Stored, source: str) -> dict[str, Any]:
         "segments": stored.segments,
         "path": None if stored.path is None else str(stored.path),
     }
-
-
-def _tokenizer_file(engine: Engine, archive: str, wanted: str | None, settings: Settings) -> Path:
-    """The archive's own tokenizer; for a new one that which is asked for, or the one in the settings."""
-    from indexer import database, store
-
-    home, default = settings.home_path, settings.tokenizer
-    if wanted is not None:
-        return registry.keep(home, registry.resolve(home, wanted, default), default)
-    with database.connect(engine) as connection:
-        try:
-            sha256 = store.get_archive(connection, archive).tokenizer_sha256
-        except store.ArchiveNotFound:
-            sha256 = None
-    return registry.file_of(home, default, sha256)
 
 
 def _refit_where_outgrown(engine: Engine, name: str, known: registry.Registry, settings: Settings) -> None:

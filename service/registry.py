@@ -8,8 +8,14 @@ import shutil
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model.tokenizer import Device, Tokenizer, TokenizerError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from service.settings import Settings
 
 FOLDER = "tokenizers"
 
@@ -87,6 +93,24 @@ def file_of(home: Path, default: Path, sha256: str | None) -> Path:
     """The file of the tokenizer with that hash where it is at hand, else the default."""
     own = None if sha256 is None else Registry(home, default, threads=1).find(sha256)
     return default if own is None else own.path
+
+
+def file_for(engine: Engine, archive: str, wanted: str | None, settings: Settings) -> Path:
+    """The file that is asked for, kept where searches find it; else the archive's own; else the one in the settings.
+
+    Raises TokenizerError, DatabaseError.
+    """
+    from indexer import database, store
+
+    home, default = settings.home_path, settings.tokenizer
+    if wanted is not None:
+        return keep(home, resolve(home, wanted, default), default)
+    with database.connect(engine) as connection:
+        try:
+            made_with = store.get_archive(connection, archive).tokenizer_sha256
+        except store.ArchiveNotFound:
+            made_with = None
+    return file_of(home, default, made_with)
 
 
 def keep(home: Path, path: Path, default: Path) -> Path:

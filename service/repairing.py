@@ -56,8 +56,7 @@ def repair(
     with database.connect(engine) as connection, connection.begin():
         archive = store.get_archive(connection, name)
         store.lock_archive(connection, archive, for_transaction=True)
-        if (archive.recordings, archive.segments) != integrity.counted(connection, archive.id):
-            integrity.recount(connection, archive.id)
+        integrity.recount(connection, archive.id)
     return look(engine, name)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +10,11 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine
 
 from indexer import database, intake, pipeline, sources, spares, store
-from indexer.discover import Found, FoundFile, written_ns
+from indexer.discover import Found, FoundFile, look
 from indexer.live.sound import is_growing
 from indexer.live.store import set_aside
 from indexer.recordings import RecordingInfo, delete_recording, list_recordings, recordings_since
 from indexer.report import IndexReport, Progressed
-from model.audio import AudioError
 from model.tokenizer import Device, Tokenizer
 
 PAGE = 1_000  # recordings read at a time
@@ -232,15 +230,8 @@ def _catch_up(engine: Engine, held: _Held, spare: str, tokenizer: Path, workers:
 
 
 def _file_of(recording: RecordingInfo) -> FoundFile | None:
-    place = sources.place(recording.path)
-    try:
-        if isinstance(place, sources.Url):
-            return FoundFile(recording.name, place, *sources.look(place))
-        about = place.stat()
-    except (OSError, AudioError):
-        return None
-    regular = stat.S_ISREG(about.st_mode)
-    return FoundFile(recording.name, place, about.st_size, written_ns(about)) if regular else None
+    found = look(recording.name, sources.place(recording.path))
+    return found if isinstance(found, FoundFile) else None
 
 
 def _require(recordings: Sequence[RecordingInfo], gone: Sequence[RecordingInfo]) -> None:
