@@ -1,4 +1,4 @@
 """PairAlign: token sequences that a decoder writes while it looks at the encoder's embeddings.
 
-Banerjee et al. 2026, arXiv 2605.06582, after its description; no code of it is public.
+After the description in arXiv 2605.06582; no code of it is public.
 """
