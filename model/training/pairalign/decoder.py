@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.pairalign.shape import DecoderShape, waves
+
+Cache = tuple[Tensor, Tensor]  # keys and values of the entries so far, [batch, heads, steps, width / heads]
 
 
 class _Attention(nn.Module):
@@ -38,10 +41,22 @@ class _Block(nn.Module):
         self.expand = nn.Linear(shape.width, shape.hidden)
         self.contract = nn.Linear(shape.hidden, shape.width)
 
-    @property
-    def own(self) -> _Attention:
-        """Self-attention, whose parameters are named `self`."""
-        return self.get_submodule("self")  # type: ignore[return-value]
+    def forward(
+        self, x: Tensor, before: Cache | None, key: Tensor, value: Tensor, look: Tensor, causal: Tensor | None
+    ) -> tuple[Tensor, Cache]:
+        """Entries [batch, steps, width] after those in the cache `before`: what they become, and the cache with them.
+
+        `key` and `value` are the memory's, `look` says what of it is sound.
+        """
+        own: _Attention = self.get_submodule("self")  # type: ignore[assignment]
+        y = self.self_norm(x)
+        keys, values = own.split(own.key(y)), own.split(own.value(y))
+        if before is not None:
+            keys, values = torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
+        x = x + own(y, keys, values, causal)
+        x = x + self.cross(self.cross_norm(x), key, value, look)
+        x = x + self.contract(F.gelu(self.expand(self.wide_norm(x))))
+        return x, (keys, values)
 
 
 class _Table(nn.Module):
@@ -63,6 +78,11 @@ class Memory:
     valid: Tensor
     keys: list[Tensor]
     values: list[Tensor]
+
+    def take(self, rows: Tensor) -> Memory:
+        """The memory of some rows of the batch, int64 [n], in that order."""
+        keys, values = [key[rows] for key in self.keys], [value[rows] for value in self.values]
+        return Memory(self.rows[rows], self.valid[rows], keys, values)
 
 
 @dataclass(frozen=True)
@@ -98,8 +118,9 @@ class Decoder(nn.Module):
         frames = embeddings.shape[1]
         rows = self.condition_norm(self.condition(embeddings)) + self.wave[:frames]
         valid = torch.arange(frames, device=rows.device)[None] < lengths[:, None]
-        keys = [block.cross.split(block.cross.key(rows)) for block in self.blocks]
-        values = [block.cross.split(block.cross.value(rows)) for block in self.blocks]
+        across = [block.get_submodule("cross") for block in self.blocks]
+        keys = [a.split(a.key(rows)) for a in across]  # type: ignore[operator]
+        values = [a.split(a.value(rows)) for a in across]  # type: ignore[operator]
         return Memory(rows, valid, keys, values)
 
     def enter(self, tokens: Tensor, starts: Tensor, rate: Tensor) -> Tensor:
@@ -113,10 +134,7 @@ class Decoder(nn.Module):
         causal = torch.ones(steps, steps, dtype=torch.bool, device=x.device).tril()
         look = memory.valid[:, None, None]
         for block, key, value in zip(self.blocks, memory.keys, memory.values, strict=True):
-            own, y = block.own, block.self_norm(x)  # type: ignore[union-attr, operator]
-            x = x + own(y, own.split(own.key(y)), own.split(own.value(y)), causal)  # type: ignore[operator, union-attr]
-            x = x + block.cross(block.cross_norm(x), key, value, look)  # type: ignore[operator]
-            x = x + block.contract(F.gelu(block.expand(block.wide_norm(x))))  # type: ignore[operator]
+            x, _ = block(x, None, key, value, look, causal)
         return self._read(memory, x)
 
     def _read(self, memory: Memory, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,7 +148,7 @@ class Decoder(nn.Module):
         shape, batch, device = self.shape, len(rate), rate.device
         token = torch.full((batch, 1), shape.bos, device=device)
         start = torch.zeros((batch, 1), dtype=torch.int64, device=device)
-        caches: list[tuple[Tensor, Tensor] | None] = [None] * len(self.blocks)
+        caches: list[Cache | None] = [None] * len(self.blocks)
         tokens, starts = [], []
         going = torch.ones(batch, dtype=torch.bool, device=device)
         ended = ~going
@@ -140,14 +158,7 @@ class Decoder(nn.Module):
         for step in range(shape.max_tokens):
             x = self.enter(token, start, rate)
             for i, block in enumerate(self.blocks):
-                own, y = block.own, block.self_norm(x)  # type: ignore[union-attr, operator]
-                key, value = own.split(own.key(y)), own.split(own.value(y))  # type: ignore[operator, union-attr]
-                if (cache := caches[i]) is not None:
-                    key, value = torch.cat([cache[0], key], 2), torch.cat([cache[1], value], 2)
-                caches[i] = key, value
-                x = x + own(y, key, value, None)  # type: ignore[operator]
-                x = x + block.cross(block.cross_norm(x), memory.keys[i], memory.values[i], look)  # type: ignore
-                x = x + block.contract(F.gelu(block.expand(block.wide_norm(x))))  # type: ignore[operator]
+                x, caches[i] = block(x, caches[i], memory.keys[i], memory.values[i], look, None)
             logits, pointer = self._read(memory, x)
             logits, pointer = logits[:, 0], pointer[:, 0]
             logits.scatter_(1, token, -torch.inf)  # not itself again; at first the token is BOS, whose number is EOS
@@ -167,12 +178,13 @@ class Decoder(nn.Module):
         return Written(torch.cat(tokens, 1), torch.cat(starts, 1), lengths, ended)
 
 
-def start_from(codebook: np.ndarray, shape: DecoderShape) -> Decoder:  # type: ignore[type-arg]
+def start_from(codebook: npt.NDArray[np.float32], shape: DecoderShape) -> Decoder:
     """A decoder whose tokens look like their centroids at first: a random projection of them."""
     decoder = Decoder(shape)
     with torch.no_grad():
         project = torch.randn(shape.dim, shape.width) / shape.dim**0.5
-        decoder.token.weight[: shape.size] = torch.from_numpy(codebook).float() @ project * shape.dim**0.5 * 0.5
-        decoder.head.weight[: shape.size] = torch.from_numpy(codebook).float() @ project * 0.5
+        centroids = torch.tensor(codebook)
+        decoder.token.weight[: shape.size] = centroids @ project * shape.dim**0.5 * 0.5
+        decoder.head.weight[: shape.size] = centroids @ project * 0.5
         nn.init.zeros_(decoder.head.bias)
     return decoder
