@@ -19,7 +19,7 @@ from model.training.data import Pack
 from model.training.tuning import isolated_pack, random_cuts
 from model.training.words import Groups, Word
 
-VIEWS = 3  # of each recording; the first is as it was recorded
+VIEWS = 2  # of each recording; the first is as it was recorded
 WORDS, CUTS = 12_000, 6_000  # at most, that are heard alone
 JOURNAL_EVERY = 500  # recordings
 
