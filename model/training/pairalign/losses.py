@@ -13,8 +13,11 @@ def token_loss(logits: Tensor, entered: Tensor, wanted: Tensor, smoothing: float
     An entry's own token is out of the question, as in decoding, unless it is the target (after a corrupted prefix).
     """
     own = F.one_hot(entered, logits.shape[-1]).bool() & (entered != wanted)[..., None]
-    masked = logits.masked_fill(own, -1e4)
-    return F.cross_entropy(masked.flatten(0, 1), wanted.flatten(), ignore_index=-100, label_smoothing=smoothing)
+    log_probability = F.log_softmax(logits.masked_fill(own, -torch.inf), -1)
+    some = wanted >= 0
+    hit = -log_probability.gather(-1, wanted.clamp(min=0)[..., None])[..., 0][some]
+    everywhere = -log_probability.masked_fill(own, 0.0).mean(-1)[some]
+    return ((1.0 - smoothing) * hit + smoothing * everywhere).mean()
 
 
 def pointer_loss(pointer: Tensor, entered_at: Tensor, pointed: Tensor) -> Tensor:

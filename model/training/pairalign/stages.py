@@ -41,6 +41,7 @@ class Stage:
     name: str
     minutes: float
     mixture: Mixture
+    steps: int | None = None  # at most, whatever the minutes
     batch: int = 48
     learning_rate: float = 1e-3
     final_rate: float = 2e-5
@@ -191,7 +192,7 @@ def run(
         generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
         limit_s, saved_s = stage.minutes * 60, at.spent_s
         bar = tqdm(total=round(limit_s), initial=round(at.spent_s), desc=stage.name, unit="s")
-        while at.spent_s < limit_s:
+        while not _over(stage, at):
             began = time.monotonic()
             for group in optimizer.param_groups:
                 group["lr"] = _rate(stage, at)
@@ -213,7 +214,7 @@ def run(
             at.step += 1
             at.spent_s += time.monotonic() - began
             bar.update(round(at.spent_s) - bar.n)
-            if at.spent_s - saved_s >= stage.checkpoint_s or at.spent_s >= limit_s:
+            if at.spent_s - saved_s >= stage.checkpoint_s or _over(stage, at):
                 saved_s = at.spent_s
                 _save(work, decoder, average, optimizer, at)
                 _log(work, stage, at, average, held, device)
@@ -224,8 +225,12 @@ def run(
     return average
 
 
+def _over(stage: Stage, at: Progress) -> bool:
+    return at.spent_s >= stage.minutes * 60 or (stage.steps is not None and at.step >= stage.steps)
+
+
 def _rate(stage: Stage, at: Progress) -> float:
-    share = min(1.0, at.spent_s / (stage.minutes * 60))
+    share = min(1.0, max(at.spent_s / (stage.minutes * 60), at.step / stage.steps if stage.steps else 0.0))
     cosine = stage.final_rate + (stage.learning_rate - stage.final_rate) * 0.5 * (1 + float(np.cos(np.pi * share)))
     return cosine * min(1.0, (at.step + 1) / stage.warmup_steps)
 
