@@ -40,6 +40,12 @@ class CodebookTooLittleAudio(Exception):
     code = "codebook_too_little_audio"
 
 
+class CodebookFixed(Exception):
+    """A tokenizer that generates its tokens has one codebook, and an archive of its cannot have another."""
+
+    code = "codebook_fixed"
+
+
 @dataclass(frozen=True)
 class Choice:
     """Which codebook is wanted (None: what the audio suggests), with a product quantiser or without, and the seed."""
@@ -70,11 +76,14 @@ def fit(
     """The codebook for an archive of these files: its own where the choice or two minutes of speech say so.
 
     `heard_so_far` is called with stage, seconds done, seconds in all. Raises CodebookTooLittleAudio where an own one
-    is asked for and cannot be had.
+    is asked for and cannot be had, CodebookFixed where the tokenizer allows none.
     """
     kind, codes, seed = choice.kind, choice.codes, choice.seed
     own = tokenizer.codebook if codes else Codebook(tokenizer.codebook.centroids)
-    if kind == "tokenizer":
+    generated = tokenizer.info.tokens == "generated"
+    if generated and kind == "archive":
+        raise CodebookFixed(f"the tokenizer {tokenizer.info.name} writes tokens of its own codebook: none is fitted")
+    if kind == "tokenizer" or generated:
         return Fitted(own, "tokenizer", {"asked_for": True})
     frame_s = tokenizer.info.frame_seconds
     sample = _sample(pool, files, durations_s, frame_s, seed, heard_so_far)

@@ -27,6 +27,7 @@ Float32 = npt.NDArray[np.float32]
 Level = Literal["error", "warning", "ok"]
 ScoreMap = tuple[float, float, float]
 Context = Literal["bounded", "segment"]
+Tokens = Literal["nearest", "generated"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class TokenizerInfo:
 
     `score_map`, which may be missing, makes probabilities of what a search finds: the factors of a match's distance
     from the query's background, in spreads, and of its mean cosine, and the bias, of a logistic function.
+    `tokens` are the nearest centroids of any codebook, or generated: then they are the graph's own, and so is the
+    codebook.
     """
 
     name: str
@@ -56,6 +59,7 @@ class TokenizerInfo:
     trained_on: str
     sha256: str
     score_map: ScoreMap | None = None
+    tokens: Tokens = "nearest"
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,6 +203,9 @@ def _read_info(model: onnx.ModelProto, sha256: str, findings: list[Finding]) -> 
     if not (np.isfinite(frame) and frame > 0.5 and abs(frame - round(frame)) < 1e-6):
         message = f"declares frame_seconds {frame_seconds!r}, which is {frame:.9g} samples: a whole number is needed"
         wrong(message, "frame_seconds")
+    tokens = metadata.get("tokens", "nearest")
+    if tokens not in ("nearest", "generated"):
+        wrong(f"declares tokens {tokens!r}: nearest or generated is needed")
     score_map = None
     try:
         score_map = read_score_map(metadata)
@@ -209,7 +216,7 @@ def _read_info(model: onnx.ModelProto, sha256: str, findings: list[Finding]) -> 
     name, version, licence, trained_on = (metadata.get(key, "") for key in TEXTS)
     return TokenizerInfo(
         name, version, frame_seconds, "bounded" if context == "bounded" else "segment", left, right,
-        licence, trained_on, sha256, score_map,
+        licence, trained_on, sha256, score_map, "generated" if tokens == "generated" else "nearest",
     )  # fmt: skip
 
 

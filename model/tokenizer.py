@@ -13,6 +13,7 @@ import onnxruntime as ort
 from model.audio import SAMPLE_RATE, Samples
 from model.codebook import Codebook, CodebookError
 from model.declaration import TokenizerInfo, declaration
+from model.subgraph import following
 from model.tokens import TokenString
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "fast.onnx"
@@ -49,9 +50,11 @@ class Tokenizer:
             raise TokenizerError(f"{self.path} {read.errors[0].message}")
         try:
             session = open_session(blob, threads, device)
+            generates = read.info.tokens == "generated"
+            writer = open_session(following(blob, "embeddings", "ids"), threads, device) if generates else None
         except Exception as error:  # ONNX Runtime raises many kinds
             raise TokenizerError(f"{self.path} cannot be run: {str(error).splitlines()[0]}") from error
-        self._adopt(read.info, read.codebook, session)
+        self._adopt(read.info, read.codebook, session, writer)
 
     @classmethod
     def of_session(
@@ -63,8 +66,12 @@ class Tokenizer:
         tokenizer._adopt(info, codebook, session)
         return tokenizer
 
-    def _adopt(self, info: TokenizerInfo, codebook: Codebook, session: ort.InferenceSession) -> None:
+    def _adopt(
+        self, info: TokenizerInfo, codebook: Codebook, session: ort.InferenceSession,
+        writer: ort.InferenceSession | None = None,
+    ) -> None:  # fmt: skip
         self.info = info
+        self._writer = writer
         self.codebook = codebook
         self._session = session
         self.device: Device = "cuda" if "CUDAExecutionProvider" in session.get_providers() else "cpu"
@@ -126,9 +133,18 @@ class Tokenizer:
         codebook = codebook or self.codebook
         if codebook.dim != self.codebook.dim:
             raise CodebookError(f"a codebook of {codebook.dim} dimensions for a tokenizer of {self.codebook.dim}")
-        ids = codebook.tokenize(embeddings)
+        ids = codebook.tokenize(embeddings) if self._writer is None else self._written(embeddings, codebook)
         pq = None if codebook.pq is None else codebook.encode(embeddings, ids)
         return TokenString.from_frames(ids, self.info.frame_seconds, offset, pq)
+
+    def _written(self, embeddings: Float32, codebook: Codebook) -> npt.NDArray[np.uint16]:
+        """The tokens that a generating graph writes for embeddings: uint16 [frames]."""
+        if codebook.size != self.codebook.size:
+            raise CodebookError(f"{self.path} writes tokens of its own codebook of {self.codebook.size}, no other's")
+        if self._writer is None or len(embeddings) == 0:
+            return np.zeros(len(embeddings), np.uint16)
+        ids = self._writer.run(["ids"], {"embeddings": np.ascontiguousarray(embeddings[None], np.float32)})[0][0]
+        return np.asarray(ids, np.uint16)
 
     def frame_ids(self, samples: Samples) -> npt.NDArray[np.int64]:
         """The graph's own ids of one pass: int64 [frames]."""

@@ -15,7 +15,8 @@ import onnxruntime as ort
 from model.audio import SAMPLE_RATE, Samples
 from model.codebook import Codebook
 from model.declaration import UNIT_TOLERANCE, Declaration, Finding, Level, TokenizerInfo
-from model.tokenizer import Tokenizer
+from model.subgraph import following
+from model.tokenizer import Tokenizer, open_session
 
 NOISE_S = (0.5, 3.1, 20.0)
 TIE = 1e-4  # of cosine: within it either centroid is the nearest
@@ -51,6 +52,7 @@ class Trial:
         self._read = read
         self._session = session
         self._outcomes: list[_Outcome] = []
+        self._writer: ort.InferenceSession | None = None
 
     def findings(self) -> Iterator[Finding]:
         """All rules in turn; each depends on the file, and none on whether another holds."""
@@ -60,7 +62,7 @@ class Trial:
             ("dimensions", self._dimensions, "has a codebook of as many dimensions as its embeddings"),
             ("finite", self._finite, "gives finite values"),
             ("unit_norm", self._unit_norm, "gives embeddings of unit length"),
-            ("ids", self._ids, "gives the nearest centroids as ids"),
+            ("ids", self._ids, "gives ids of its codebook, and where they are not generated the nearest centroids"),
             ("determinism", self._determinism, "gives the same for the same"),
             ("batch", self._batch, "gives clips of a batch what each gets alone"),
             ("chunks", self._chunks, "gives chunks with their context exactly the embeddings of one pass"),
@@ -127,11 +129,22 @@ class Trial:
             if ids.size and (ids.min() < 0 or ids.max() >= codebook.size):
                 yield f"gives ids {ids.min()} to {ids.max()} for {outcome.name}: 0 to {codebook.size - 1} is needed"
                 continue
+            if self._info().tokens == "generated":
+                yield from self._written(outcome)
+                continue
             similarity = embeddings @ codebook.centroids.T
             chosen = np.take_along_axis(similarity, ids[..., None], axis=-1)[..., 0]
             wrong = int((chosen < similarity.max(axis=-1) - TIE).sum())
             if wrong:
                 yield f"gives {wrong} of {ids.size} ids that are not the nearest centroid for {outcome.name}"
+
+    def _written(self, outcome: _Outcome) -> Iterator[str]:
+        """Generated ids must follow from the embeddings alone: indexes keep those and ask for the ids afterwards."""
+        if self._writer is None:
+            self._writer = open_session(following(self._path.read_bytes(), "embeddings", "ids"))
+        ids = self._writer.run(["ids"], {"embeddings": outcome.embeddings})[0]
+        if not np.array_equal(ids, outcome.ids):
+            yield f"gives other ids for {outcome.name} than follow from its embeddings"
 
     def _determinism(self) -> Iterator[str]:
         for outcome in self._ran()[-1:]:

@@ -51,6 +51,8 @@ STATUS = {
     "too_busy": 429,
     "deep_unavailable": 409,
     "codebook_in_force": 409,
+    "codebook_fixed": 409,
+    "pairalign_part_invalid": 503,
     "archive_name_invalid": 422,
     "tokenizer_invalid": 503,
     "schema_outdated": 503,

@@ -75,7 +75,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def resolve(home: Path, wanted: str, default: Path) -> Path:
-    """The file of a tokenizer that is named: "fast", the name of a file kept in the data folder, or a path.
+    """The file of a tokenizer that is named: "fast", "pairalign", the name of a file in the data folder, or a path.
 
     Raises TokenizerError that says what there is.
     """
@@ -86,7 +86,19 @@ def resolve(home: Path, wanted: str, default: Path) -> Path:
         return kept[wanted]
     if Path(wanted).is_file():
         return Path(wanted)
+    if wanted == "pairalign":
+        return pairalign(home)
     raise TokenizerError(f"no tokenizer {wanted!r}: neither a file nor one of {', '.join(['fast', *kept])}")
+
+
+def pairalign(home: Path) -> Path:
+    """The `pairalign` tokenizer in the data folder, put together from what the project has. Raises PartError."""
+    from model.pairalign.graph import build
+    from model.pairalign.part import read_part
+
+    out = home / FOLDER / "pairalign.onnx"
+    build(read_part(), out)
+    return out
 
 
 def file_of(home: Path, default: Path, sha256: str | None) -> Path:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine
 
 from indexer import database, intake, pipeline, sources, spares, store
 from indexer.discover import Found, FoundFile, look
+from indexer.fitting import CodebookFixed
 from indexer.live.sound import is_growing
 from indexer.live.store import set_aside
 from indexer.recordings import RecordingInfo, delete_recording, list_recordings, recordings_since
@@ -113,8 +114,11 @@ def refit(
 ) -> IndexReport:
     """Fit an archive's codebook anew, to all that it holds by now, and index it with that, as `retokenize` does.
 
-    `tokenizer` is the one that it was made with. Raises like `retokenize`.
+    `tokenizer` is the one that it was made with. Raises like `retokenize`, and CodebookFixed.
     """
+    info = Tokenizer(tokenizer, threads=1).info
+    if info.tokens == "generated":
+        raise CodebookFixed(f"the tokenizer {info.name} writes tokens of its own codebook: there is nothing to fit")
     return retokenize(engine, name, tokenizer, anew=True, workers=workers, device=device, progress=progress)
 
 

@@ -28,6 +28,7 @@ class Kind(StrEnum):
     """Tokenizers that are put together on the user's machine."""
 
     ACCURATE = "accurate"
+    PAIRALIGN = "pairalign"
 
 
 class PrecisionOption(StrEnum):
@@ -110,17 +111,26 @@ def build(
     precision: Annotated[
         PrecisionOption, typer.Option(help="int8: half the size, faster on CPUs, a little less exact")
     ] = PrecisionOption.FP32,
-    tuned: Annotated[Path | None, typer.Option(help="another tuned part than the one that ships")] = None,
+    tuned: Annotated[Path | None, typer.Option(help="another part of ours than the one that ships")] = None,
+    rate: Annotated[
+        int | None, typer.Option(min=0, help="pairalign: another setting of its length, 0 for most tokens")
+    ] = None,
 ) -> None:
-    """Put a tokenizer together from its publisher's weights and our tuned part."""
+    """Put a tokenizer together: accurate from its publisher's weights and our part, pairalign from ours alone."""
     with failing("accurate"):
-        from model import accurate
-        from model.tuned import DEFAULT_TUNED, read_tuned
-
-        part = tuned or DEFAULT_TUNED
-        read_tuned(part)  # before anything is downloaded for it
         target = out or Settings().home_path / registry.FOLDER / f"{kind.value}.onnx"
-        accurate.build(weights or _download(), part, target, precision=precision.value)
+        if kind is Kind.PAIRALIGN:
+            from model.pairalign import graph
+            from model.pairalign.part import DEFAULT_PART, read_part
+
+            graph.build(read_part(tuned or DEFAULT_PART), target, rate=rate)
+        else:
+            from model import accurate
+            from model.tuned import DEFAULT_TUNED, read_tuned
+
+            part = tuned or DEFAULT_TUNED
+            read_tuned(part)  # before anything is downloaded for it
+            accurate.build(weights or _download(), part, target, precision=precision.value)
         info = Tokenizer(target).info
         typer.echo(f"{target}: {info.name} {info.version}, sha256 {info.sha256[:12]}", err=True)
         typer.echo(f"to use it: sayagain index FOLDER --archive NAME --tokenizer {out or kind.value}", err=True)
