@@ -95,4 +95,5 @@ def test_tokens_begin_as_projections_of_their_centroids() -> None:
     centroids = np.eye(11, 8, dtype=np.float32)
     centroids[8:] = centroids[:3]
     weight = start_from(centroids, SHAPE).token.weight.detach()
-    assert torch.equal(weight[8], weight[0]) and not torch.equal(weight[1], weight[0])
+    assert torch.equal(weight[8], weight[0])
+    assert not torch.equal(weight[1], weight[0])

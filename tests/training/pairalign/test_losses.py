@@ -102,8 +102,12 @@ def test_corruption_replaces_and_shifts_within_bounds() -> None:
     generator = torch.Generator().manual_seed(0)
     tokens, starts = torch.zeros((200, 4), dtype=torch.int64), torch.tensor([[0, 0, 4, 9]]).expand(200, 4)
     out, at = corrupt(tokens, starts, 50, torch.full((200,), 10), Corruption(1, 0, 0, 1), generator)
-    assert (out[:, 0] == 0).all() and (out[:, 1:] < 50).all() and (out[:, 1:] != 0).float().mean() > 0.9
-    assert set(at[:, 1].tolist()) == {0, 1} and set(at[:, 2].tolist()) == {3, 5} and set(at[:, 3].tolist()) == {8, 9}
+    assert (out[:, 0] == 0).all()
+    assert (out[:, 1:] < 50).all()
+    assert (out[:, 1:] != 0).float().mean() > 0.9
+    assert set(at[:, 1].tolist()) == {0, 1}
+    assert set(at[:, 2].tolist()) == {3, 5}
+    assert set(at[:, 3].tolist()) == {8, 9}
 
 
 def test_corruption_has_its_share() -> None:

@@ -86,7 +86,8 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     after = torch.load(tmp_path / STATE_FILE, weights_only=True)
     assert after["progress"]["stage"] == 2
     last = json.loads((tmp_path / LOG_FILE).read_text().splitlines()[-1])
-    assert last["stage"] == "two" and last["step"] > 0
+    assert last["stage"] == "two"
+    assert last["step"] > 0
     # The optimizer went on too: its steps are of both runs.
     steps = {int(moments["step"]) for moments in after["optimizer"]["state"].values()}
     assert max(steps) >= at_kill["step"] + last["step"]
@@ -114,7 +115,10 @@ def test_the_stages_are_those_of_the_paper() -> None:
     assert (one.mixture.clean, one.corruption, one.own_targets) == (1.0, None, False)
     assert two.mixture.clean + two.mixture.changed + two.mixture.alone < 1.0  # words by two speakers
     assert not two.own_targets
-    assert three.own_targets and three.corruption and three.contrast and three.length
+    assert three.own_targets
+    assert three.corruption
+    assert three.contrast
+    assert three.length
 
 
 _CHILD = """
