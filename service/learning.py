@@ -62,6 +62,34 @@ def train(
             stderr.print(f"held-out cosine {card['held_out_cosine']:.4f}; next: sayagain export {work} --out FILE.onnx")
 
 
+def train_pairalign(
+    folder: Annotated[Path, typer.Argument(help="recordings to learn from", exists=True, file_okay=False)],
+    work: Annotated[Path, typer.Option(help="where checkpoints, embeddings, the log and the part are kept")],
+    manifest: Annotated[Path | None, typer.Option(help="TSV of recordings with splits; without it, every file")] = None,
+    words: Annotated[
+        Path | None, typer.Option(help="word times: TSV (path, start, end, word), CTM, or Praat TextGrids")
+    ] = None,
+    exclude: Annotated[Path | None, typer.Option(help="words that never serve as pairs, one a line")] = None,
+    minutes: Annotated[
+        tuple[float, float, float], typer.Option(help="of the three stages; a run resumes until they are spent")
+    ] = (9.0, 24.0, 12.0),
+    hours: Annotated[float, typer.Option(min=0.01, help="of sound to learn from, at most")] = 9.0,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    workers: Annotated[int, typer.Option(min=1, help="processes that decode, threads that embed")] = 2,
+) -> None:
+    """Train the decoder of the pairalign tokenizer over the default one; a stopped run goes on where it stopped."""
+    with failing("train"):
+        import torch
+
+        from model.training.pairalign import recipe
+        from model.training.recipe import Corpus
+
+        excluded = frozenset() if exclude is None else frozenset(exclude.read_text(encoding="utf-8").split())
+        corpus = Corpus(folder, manifest, words=words, excluded=excluded)
+        part = recipe.train(corpus, work, minutes, torch.device(device), hours=hours, workers=workers)
+        stderr.print(f"{part}; next: sayagain tokenizer build pairalign --tuned {part} --out FILE.onnx", markup=False)
+
+
 def export(
     work: Annotated[Path, typer.Argument(help="the work folder of `sayagain train`")],
     out: Annotated[Path, typer.Option(help="the ONNX file to write")],
