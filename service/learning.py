@@ -72,7 +72,7 @@ def train_pairalign(
     exclude: Annotated[Path | None, typer.Option(help="words that never serve as pairs, one a line")] = None,
     minutes: Annotated[
         tuple[float, float, float], typer.Option(help="of the three stages; a run resumes until they are spent")
-    ] = (9.0, 24.0, 12.0),
+    ] = (9.0, 24.0, 9.0),
     hours: Annotated[float, typer.Option(min=0.01, help="of sound to learn from, at most")] = 9.0,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     workers: Annotated[int, typer.Option(min=1, help="processes that decode, threads that embed")] = 2,

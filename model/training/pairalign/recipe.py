@@ -23,7 +23,7 @@ from model.training.rooms import load_rooms
 from model.training.words import Groups, read_words
 
 IDS_FILE, PART_FILE = "ids.npy", "pairalign.safetensors"
-RATE = 1  # of the length knob, unless another is asked for when the file is put together
+RATE = 2  # of the length knob, unless another is asked for when the file is put together
 DESCRIPTION = Description("pairalign", "1", "Apache-2.0", "see the model card")
 
 
