@@ -19,9 +19,14 @@ from tests.training.corpus import write_corpus
 pytestmark = pytest.mark.training
 
 
-def test_a_corpus_becomes_a_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, work = write_corpus(tmp_path / "corpus", recordings=4, seconds=4.0), tmp_path / "work"
+@pytest.fixture(autouse=True)
+def few_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve stretches that are heard alone, not six thousand."""
     monkeypatch.setattr(hearings, "CUTS", 12)
+
+
+def test_a_corpus_becomes_a_tokenizer(tmp_path: Path) -> None:
+    folder, work = write_corpus(tmp_path / "corpus", recordings=4, seconds=4.0), tmp_path / "work"
     told = ["train-pairalign", str(folder), "--work", str(work), "--workers", "1", "--minutes", "0.02", "0.02", "0.02"]
     done = CliRunner().invoke(app, told)
     assert done.exit_code == 0, done.output
