@@ -81,7 +81,7 @@ class Stretches:
             pairs = list(zip(tokens[0], tokens[shift], strict=True))
             edits = [Levenshtein.distance(a.tolist(), b.tolist()) for a, b in pairs]
             out[f"shift {shift} ms, edit distance"] = round(distances(pairs)[0], 3)
-            out[f"shift {shift} ms, edits, 95 %"] = float(np.percentile(edits, 95))
+            out[f"shift {shift} ms, edits, 95 %"] = round(float(np.percentile(edits, 95)), 1)
         lengths = np.array([len(t) for t in tokens[0]])
         out["3 s with one token"] = int((lengths == 1).sum())
         out["3 s without an end"] = int((lengths >= WINDOW_TOKENS).sum())
