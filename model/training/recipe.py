@@ -115,6 +115,15 @@ class Prepared:
     rooms: Tensor | None = None
 
 
+def packed(corpus: Corpus, work: Path, workers: int) -> data.Pack:
+    """The corpus decoded into `work`, unless it is there. Raises CorpusError where too little can be decoded."""
+    if (work / data.TABLE_FILE).exists():
+        return data.read_pack(work)
+    manifest = corpus.manifest
+    found = data.scan_folder(corpus.folder) if manifest is None else data.read_manifest(manifest, corpus.splits)
+    return data.write_pack(found, corpus.folder, work, workers)
+
+
 def prepare(
     corpus: Corpus, teacher_source: str, work: Path, dim: int, lower: bool, device: torch.device, workers: int
 ) -> Prepared:
@@ -122,15 +131,7 @@ def prepare(
 
     Raises CorpusError where too little of the corpus can be decoded, TeacherError where the teacher is amiss.
     """
-    if (work / data.TABLE_FILE).exists():
-        pack = data.read_pack(work)
-    else:
-        found = (
-            data.scan_folder(corpus.folder)
-            if corpus.manifest is None
-            else data.read_manifest(corpus.manifest, corpus.splits)
-        )
-        pack = data.write_pack(found, corpus.folder, work, workers)
+    pack = packed(corpus, work, workers)
     stored = features.store_features(lambda: teacher.load_teacher(teacher_source), pack, work, device, lower=lower)
     if not (work / features.WHITENING_FILE).exists():
         features.save_whitening(features.fit_whitening(stored.pooled, dim), work)

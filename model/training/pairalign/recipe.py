@@ -12,13 +12,12 @@ from model.export import Description
 from model.pairalign.part import Part, write_part
 from model.pairalign.shape import DecoderShape
 from model.tokenizer import DEFAULT_WEIGHTS, Tokenizer
-from model.training import data
 from model.training.pairalign import stages
 from model.training.pairalign.batches import Examples
 from model.training.pairalign.decoder import Decoder, start_from
 from model.training.pairalign.hearings import hear
 from model.training.pairalign.targets import store_ids
-from model.training.recipe import Corpus
+from model.training.recipe import Corpus, packed
 from model.training.rooms import load_rooms
 from model.training.words import Groups, read_words
 
@@ -29,15 +28,7 @@ DESCRIPTION = Description("pairalign", "1", "Apache-2.0", "see the model card")
 
 def prepare(corpus: Corpus, encoder: Tokenizer, work: Path, hours: float, workers: int, seed: int = 0) -> Examples:
     """What the stages draw from, in `work` unless it is there. Raises CorpusError, WordsError."""
-    if (work / data.TABLE_FILE).exists():
-        pack = data.read_pack(work)
-    else:
-        found = (
-            data.scan_folder(corpus.folder)
-            if corpus.manifest is None
-            else data.read_manifest(corpus.manifest, corpus.splits)
-        )
-        pack = data.write_pack(found, corpus.folder, work, workers)
+    pack = packed(corpus, work, workers)
     groups = None if corpus.words is None else Groups(read_words(corpus.words, pack, corpus.excluded))
     hearings = hear(encoder, pack, groups, work, hours, load_rooms(work), seed)
     ids = store_ids(hearings.views[0], pack, hearings.chosen, encoder.codebook, work / IDS_FILE)
