@@ -1,4 +1,4 @@
-"""The part of a `pairalign` tokenizer that is committed: the decoder's weights, and which encoder they belong to."""
+"""The part of a `pairalign` tokenizer that is committed: the decoder's weights, its codebook, and their encoder."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from model.codebook import Codebook, CodebookError
 from model.export import Description
 from model.pairalign.shape import DecoderShape, shape_from_json, shape_to_json
 
+CENTROIDS, QUANTISER = "codebook.centroids", "codebook.pq"  # tensors beside the parameters
 DEFAULT_PART = Path(__file__).parents[1] / "weights" / "pairalign.safetensors"
 
 Float32 = npt.NDArray[np.float32]
@@ -26,11 +28,13 @@ class PartError(Exception):
 class Part:
     """Parameters float32 by the names of `shape.parameters()`, and the rate that is asked for unless one is given.
 
-    `encoder_sha256` is the hash of the tokenizer file whose embeddings the decoder learned to read.
+    `codebook` is the one whose tokens the decoder writes. `encoder_sha256` is the hash of the tokenizer file whose
+    embeddings it learned to read.
     """
 
     shape: DecoderShape
     weights: dict[str, Float32]
+    codebook: Codebook
     rate: int
     encoder_sha256: str
     description: Description
@@ -41,6 +45,9 @@ def write_part(part: Part, out: Path) -> None:
     from safetensors.numpy import save_file
 
     tensors = {name: np.ascontiguousarray(tensor, np.float16) for name, tensor in part.weights.items()}
+    tensors[CENTROIDS] = np.ascontiguousarray(part.codebook.centroids, np.float16)
+    if part.codebook.pq is not None:
+        tensors[QUANTISER] = np.ascontiguousarray(part.codebook.pq, np.float16)
     metadata = {
         **part.description.metadata(),
         "shape": shape_to_json(part.shape),
@@ -71,13 +78,19 @@ def read_part(path: Path = DEFAULT_PART) -> Part:
         raise PartError(f"{path}: {error}") from error
     if not 0 <= rate < shape.rates:
         raise PartError(f"{path}: its rate is {rate}, and there are {shape.rates}")
-    for name, sides in shape.parameters():
+    for name, sides in (*shape.parameters(), (CENTROIDS, (shape.size, shape.dim))):
         found = tensors[name].shape if name in tensors else "nothing"
         if found != sides:
             raise PartError(f"{path}: {name} should have shape {sides}, found {found}")
         if not np.isfinite(tensors[name]).all():
             raise PartError(f"{path}: {name} has values that are not finite")
+    centroids = tensors.pop(CENTROIDS)
+    centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-6)
+    try:
+        codebook = Codebook(centroids, tensors.pop(QUANTISER, None))
+    except CodebookError as error:
+        raise PartError(f"{path}: {error}") from error
     return Part(
-        shape, tensors, rate, metadata["encoder_sha256"],
+        shape, tensors, codebook, rate, metadata["encoder_sha256"],
         Description(metadata["name"], metadata["version"], metadata["licence"], metadata["trained_on"]),
     )  # fmt: skip

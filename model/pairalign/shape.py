@@ -9,7 +9,9 @@ to EOS (arXiv 2605.06582). One step, for the entry (token, frame) that was writt
                     x += cross-attention(norm(x; cross_norm)) over memory
                     x += contract(gelu(expand(norm(x; wide_norm))))
     y       = norm(x; norm)
+    copied  = softmax((y @ copy_query.weight.T) . (memory @ copy_key.weight.T) / sqrt(width)) @ embeddings     [dim]
     logits  = y @ head.weight.T + head.bias                  [size + 1], the last one is EOS
+              + copy_scale * copied @ centroids.T            [size], a frame that it looks at speaks for its own token
     pointer = (y @ point_query.weight.T) . (memory @ point_key.weight.T) / sqrt(width)                   [frames]
 
 The pointer is the monotone attention that times the tokens: the next token begins at its best frame among those after
@@ -87,8 +89,10 @@ class DecoderShape:
             yield from linear(f"blocks.{i}.contract", self.width, self.hidden)
         yield from norm("norm")
         yield from linear("head", self.size + 1, self.width)
-        yield from linear("point_query", self.width, self.width, bias=False)
-        yield from linear("point_key", self.width, self.width, bias=False)
+        for kind in ("copy", "point"):
+            yield from linear(f"{kind}_query", self.width, self.width, bias=False)
+            yield from linear(f"{kind}_key", self.width, self.width, bias=False)
+        yield "copy_scale", (1,)
 
     def windows(self, frames: int) -> list[tuple[int, int]]:
         """First frame and length of each window over so many frames: one each `window - overlap` frames."""

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from model.pairalign.shape import DecoderShape, waves
 
+COPY_SCALE = 10.0  # at first
+
 Cache = tuple[Tensor, Tensor]  # keys and values of the entries so far, [batch, heads, steps, width / heads]
 
 
@@ -72,17 +74,20 @@ class _Table(nn.Module):
 
 @dataclass(frozen=True)
 class Memory:
-    """What the decoder looks at: `rows` [batch, frames, width], `valid` bool [batch, frames]."""
+    """What the decoder looks at: `heard` [batch, frames, dim], `valid` bool [batch, frames], and what the blocks, the
+    copy and the pointer make of it."""  # fmt: skip
 
-    rows: Tensor
+    heard: Tensor
     valid: Tensor
     keys: list[Tensor]
     values: list[Tensor]
+    copy_keys: Tensor
+    point_keys: Tensor
 
     def take(self, rows: Tensor) -> Memory:
         """The memory of some rows of the batch, int64 [n], in that order."""
         keys, values = [key[rows] for key in self.keys], [value[rows] for value in self.values]
-        return Memory(self.rows[rows], self.valid[rows], keys, values)
+        return Memory(self.heard[rows], self.valid[rows], keys, values, self.copy_keys[rows], self.point_keys[rows])
 
 
 @dataclass(frozen=True)
@@ -96,11 +101,15 @@ class Written:
 
 
 class Decoder(nn.Module):
-    """`shape.parameters()` by those names; see `model.pairalign.shape` for what is worked out."""
+    """`shape.parameters()` by those names; see `model.pairalign.shape` for what is worked out.
+
+    `centroids` float32 [K, dim] are those of the codebook whose tokens it writes.
+    """
 
     wave: Tensor
+    centroids: Tensor
 
-    def __init__(self, shape: DecoderShape) -> None:
+    def __init__(self, shape: DecoderShape, centroids: npt.NDArray[np.float32]) -> None:
         super().__init__()
         self.shape = shape
         self.condition = nn.Linear(shape.dim, shape.width)
@@ -109,8 +118,11 @@ class Decoder(nn.Module):
         self.rate = _Table(shape.rates, shape.width)
         self.blocks = nn.ModuleList(_Block(shape) for _ in range(shape.blocks))
         self.head = nn.Linear(shape.width, shape.size + 1)
-        self.point_query = nn.Linear(shape.width, shape.width, bias=False)
-        self.point_key = nn.Linear(shape.width, shape.width, bias=False)
+        self.copy_query, self.copy_key, self.point_query, self.point_key = (
+            nn.Linear(shape.width, shape.width, bias=False) for _ in range(4)
+        )
+        self.copy_scale = nn.Parameter(torch.tensor([COPY_SCALE]))
+        self.register_buffer("centroids", torch.from_numpy(np.array(centroids, np.float32)), persistent=False)
         self.register_buffer("wave", torch.from_numpy(waves(shape.window_frames, shape.width)), persistent=False)
 
     def remember(self, embeddings: Tensor, lengths: Tensor) -> Memory:
@@ -121,7 +133,7 @@ class Decoder(nn.Module):
         across = [block.get_submodule("cross") for block in self.blocks]
         keys = [a.split(a.key(rows)) for a in across]  # type: ignore[operator]
         values = [a.split(a.value(rows)) for a in across]  # type: ignore[operator]
-        return Memory(rows, valid, keys, values)
+        return Memory(embeddings, valid, keys, values, self.copy_key(rows), self.point_key(rows))
 
     def enter(self, tokens: Tensor, starts: Tensor, rate: Tensor) -> Tensor:
         """Entries of the prefix: int64 [batch, steps] both, `rate` int64 [batch], to [batch, steps, width]."""
@@ -139,8 +151,14 @@ class Decoder(nn.Module):
 
     def _read(self, memory: Memory, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self.norm(x)
-        pointer = self.point_query(y) @ self.point_key(memory.rows).transpose(1, 2) / self.shape.width**0.5
-        return self.head(y), pointer.masked_fill(~memory.valid[:, None], -torch.inf)
+
+        def scores(query: Tensor, keys: Tensor) -> Tensor:
+            found = query @ keys.transpose(1, 2) / self.shape.width**0.5
+            return found.masked_fill(~memory.valid[:, None], -torch.inf)
+
+        copied = scores(self.copy_query(y), memory.copy_keys).softmax(-1) @ memory.heard
+        logits = self.head(y) + F.pad(self.copy_scale * (copied @ self.centroids.T), (0, 1))
+        return logits, scores(self.point_query(y), memory.point_keys)
 
     @torch.no_grad()
     def write(self, memory: Memory, rate: Tensor) -> Written:
@@ -179,12 +197,15 @@ class Decoder(nn.Module):
 
 
 def start_from(codebook: npt.NDArray[np.float32], shape: DecoderShape) -> Decoder:
-    """A decoder whose tokens look like their centroids at first: a random projection of them."""
-    decoder = Decoder(shape)
+    """A decoder whose tokens look like their centroids at first, a random projection of them, and which copies and
+    points near to where the last token began."""  # fmt: skip
+    decoder = Decoder(shape, codebook)
     with torch.no_grad():
         project = torch.randn(shape.dim, shape.width) / shape.dim**0.5
         centroids = torch.tensor(codebook)
         decoder.token.weight[: shape.size] = centroids @ project * shape.dim**0.5 * 0.5
         decoder.head.weight[: shape.size] = centroids @ project * 0.5
         nn.init.zeros_(decoder.head.bias)
+        for layer in (decoder.copy_query, decoder.copy_key, decoder.point_query, decoder.point_key):
+            nn.init.eye_(layer.weight)
     return decoder

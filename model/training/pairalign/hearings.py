@@ -75,11 +75,14 @@ def hear(
         changed = _changer(pack, spec, seed + number, rooms) if number else pack.waveform
         views.append(_embedded(tokenizer, pack, chosen, changed, work / f"view-{number}.f16"))
     cuts = _cuts(pack, groups, chosen, seed)
+    start = np.cumsum([0, *(cut.frames for cut in cuts)])
+    path = work / "alone.f16"
+    if _done(path) == len(cuts):
+        kept = np.memmap(path, np.float16, "r", shape=(int(start[-1]), tokenizer.codebook.dim))
+        return Hearings(pack, chosen, views, cuts, kept, start[:-1])
     alone = isolated_pack(pack, cuts, Augmentation(noise=0.4, room=0.3), seed, rooms)
-    every = np.arange(len(cuts))
-    return Hearings(
-        pack, chosen, views, cuts, _embedded(tokenizer, alone, every, alone.waveform, work / "alone.f16"), alone.start
-    )
+    made = _embedded(tokenizer, alone, np.arange(len(cuts)), alone.waveform, path)
+    return Hearings(pack, chosen, views, cuts, made, start[:-1])
 
 
 def _cuts(pack: Pack, groups: Groups | None, chosen: npt.NDArray[np.int64], seed: int) -> list[Word]:
@@ -113,8 +116,7 @@ def _embedded(
 ) -> Float16:
     """Embeddings of recordings at their places in the pack, kept in `path`; those of others are zero."""
     shape = (int(pack.frames.sum()), tokenizer.codebook.dim)
-    journal = path.with_suffix(".done")
-    done = int(journal.read_text()) if journal.exists() else 0
+    done = _done(path)
     out = np.memmap(path, np.float16, "r+" if done else "w+", shape=shape)
     for number in tqdm(range(done, len(chosen)), path.stem, len(chosen), initial=done, unit="recording"):
         recording = int(chosen[number])
@@ -123,5 +125,14 @@ def _embedded(
         out[start : start + frames] = tokenizer.embed(samples)
         if number % JOURNAL_EVERY == JOURNAL_EVERY - 1 or number == len(chosen) - 1:
             out.flush()
-            journal.write_text(str(number + 1))
+            _journal(path).write_text(str(number + 1))
     return out
+
+
+def _journal(path: Path) -> Path:
+    return path.with_suffix(".done")
+
+
+def _done(path: Path) -> int:
+    """How many of the stretches whose embeddings are kept in `path` are there."""
+    return int(_journal(path).read_text()) if _journal(path).exists() else 0

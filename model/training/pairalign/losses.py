@@ -12,7 +12,7 @@ def token_loss(logits: Tensor, entered: Tensor, wanted: Tensor, smoothing: float
 
     An entry's own token is out of the question, as in decoding, unless it is the target (after a corrupted prefix).
     """
-    own = F.one_hot(entered, logits.shape[-1]).bool() & (entered != wanted)[..., None]
+    own = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, entered[..., None], (entered != wanted)[..., None])
     log_probability = F.log_softmax(logits.masked_fill(own, -torch.inf), -1)
     some = wanted >= 0
     hit = -log_probability.gather(-1, wanted.clamp(min=0)[..., None])[..., 0][some]

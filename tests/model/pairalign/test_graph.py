@@ -36,18 +36,29 @@ def sound(frames: int, seed: int = 0) -> np.ndarray:
     return (level * np.random.default_rng(seed).standard_normal(count)).astype(np.float32)
 
 
-@pytest.mark.parametrize("rate", [0, 1])
-def test_the_loop_writes_what_the_textbook_does(tmp_path: Path, rate: int) -> None:
+@pytest.mark.parametrize(("rate", "beam"), [(0, 1), (1, 1), (0, 2), (1, 4)])
+def test_the_loop_writes_what_the_textbook_does(tmp_path: Path, rate: int, beam: int) -> None:
     part = random_part()
-    build(part, tmp_path / "p.onnx", rate=rate)
+    build(part, tmp_path / "p.onnx", rate=rate, beam=beam)
     tokenizer = Tokenizer(tmp_path / "p.onnx", threads=1)
     lengths = set()
     for frames in (1, 2, 6, 7, 8, 19, 20, 21, 33, 34, 61, 150):
         embeddings = tokenizer.embed(sound(frames, frames))
-        windows = [(at, write(part, embeddings[at : at + n], rate)) for at, n in SMALL.windows(frames)]
+        windows = [(at, write(part, embeddings[at : at + n], rate, beam)) for at, n in SMALL.windows(frames)]
         lengths |= {1 + int((np.diff(ids) != 0).sum()) for _, ids in windows}
         assert tokenizer.frame_ids(sound(frames, frames)).tolist() == stitch(windows).tolist()
     assert len(lengths) > 4  # some windows end early and some late, else this shows little
+
+
+def test_a_beam_finds_likelier_sequences(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    build(random_part(), tmp_path / "p.onnx", beam=4)
+    wide = Tokenizer(tmp_path / "p.onnx", threads=1)
+    assert wide.frame_ids(sound(80)).tolist() != tokenizer.frame_ids(sound(80)).tolist()
+    assert contract.check(tmp_path / "p.onnx").passed
+    clips = np.stack([sound(90, seed) for seed in range(3)])
+    together = wide._session.run(["ids"], {"waveform": clips})[0]
+    for row, clip in zip(together, clips, strict=True):
+        assert row.tolist() == wide.frame_ids(clip).tolist()
 
 
 def test_rates_differ(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -89,6 +100,9 @@ def test_an_encoder_that_is_not_its_own_is_refused(tmp_path: Path) -> None:
         build(replace(random_part(), encoder_sha256="0" * 64), tmp_path / "p.onnx")
     with pytest.raises(PartError, match="no rate 2"):
         build(random_part(), tmp_path / "p.onnx", rate=2)
+    for beam in (0, 17):
+        with pytest.raises(PartError, match=f"no beam of {beam}"):
+            build(random_part(), tmp_path / "p.onnx", beam=beam)
     assert not list(tmp_path.iterdir())
 
 

@@ -20,6 +20,9 @@ def test_it_comes_back_in_half_precision(tmp_path: Path) -> None:
     back = read_part(tmp_path / "part.safetensors")
     assert (back.shape, back.rate, back.encoder_sha256) == (part.shape, part.rate, part.encoder_sha256)
     assert back.description == part.description
+    assert np.allclose(back.codebook.centroids, part.codebook.centroids, atol=1e-3)
+    assert np.allclose(np.linalg.norm(back.codebook.centroids, axis=1), 1.0, atol=1e-6)
+    assert np.array_equal(back.codebook.pq, part.codebook.pq)
     for name, value in part.weights.items():
         assert np.array_equal(back.weights[name], value.astype(np.float16).astype(np.float32))
     assert not list(tmp_path.glob("*.partial"))
@@ -41,6 +44,8 @@ def test_what_is_amiss_is_named(tmp_path: Path) -> None:
     for changed, says in (
         ({"tensors": {"norm.bias": np.zeros(3, np.float16)}}, r"norm.bias should have shape \(32,\), found \(3,\)"),
         ({"tensors": {"norm.bias": nan}}, "norm.bias has values that are not finite"),
+        ({"tensors": {"codebook.centroids": np.ones((3, 256), np.float16)}}, "codebook.centroids should have shape"),
+        ({"tensors": {"codebook.pq": np.ones((3, 16, 64), np.float16)}}, "a product quantiser of shape"),
         ({"metadata": {"rate": ""}}, "lacks the metadata rate"),
         ({"metadata": {"rate": "2"}}, "its rate is 2, and there are 2"),
         ({"metadata": {"rate": "much"}}, "invalid literal"),

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from model.codebook import Codebook
 from model.export import Description
 from model.pairalign.part import Part
 from model.pairalign.shape import DecoderShape, waves
 from model.tokenizer import DEFAULT_WEIGHTS
 
 SMALL = DecoderShape(
-    size=1_024, width=32, heads=2, hidden=48, blocks=2, rates=2, window_frames=20, overlap_frames=7, max_tokens=9
+    size=500, width=32, heads=2, hidden=48, blocks=2, rates=2, window_frames=20, overlap_frames=7, max_tokens=9
 )
 
 
@@ -21,7 +22,7 @@ def random_part(shape: DecoderShape = SMALL, seed: int = 0, encoder: Path = DEFA
     rng = np.random.default_rng(seed)
     weights = {}
     for name, sides in shape.parameters():
-        kind = name.rsplit(".", 1)[1]
+        kind = name.rsplit(".", 1)[-1]
         if "norm" in name:
             value = np.full(sides, kind == "weight", np.float32)
         else:
@@ -29,14 +30,47 @@ def random_part(shape: DecoderShape = SMALL, seed: int = 0, encoder: Path = DEFA
         weights[name] = np.asarray(value, np.float16).astype(np.float32)
     weights["point_query.weight"] *= 3
     weights["condition.weight"] *= 8
+    weights["copy_scale"][:] = 3.0
+    weights["copy_query.weight"] *= 3
     weights["head.bias"] *= 0.5
     weights["head.bias"][shape.bos] = 2.0
     sha256 = hashlib.sha256(encoder.read_bytes()).hexdigest()
-    return Part(shape, weights, 1, sha256, Description("random", "0", "Apache-2.0", "nothing"))
+    centroids = rng.standard_normal((shape.size, shape.dim)).astype(np.float16).astype(np.float32)
+    centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+    quantiser = rng.standard_normal((4, 256, shape.dim // 4)).astype(np.float16).astype(np.float32)
+    description = Description("random", "0", "Apache-2.0", "nothing")
+    return Part(shape, weights, Codebook(centroids, quantiser), 1, sha256, description)
 
 
-def write(part: Part, embeddings: np.ndarray, rate: int) -> np.ndarray:
-    """Framewise ids of one window [frames, dim] of embeddings."""
+def write(part: Part, embeddings: np.ndarray, rate: int, beam: int = 1) -> np.ndarray:
+    """Framewise ids of one window [frames, dim] of embeddings, by as many sequences as `beam` says."""
+    s = part.shape
+    # Score, how many choices it comes of, tokens, their first frames, over or not.
+    beams = [(0.0, 0, [s.bos], [0], False)]
+    for step in range(s.max_tokens):
+        ways = []
+        for score, count, tokens, starts, over in beams:
+            over = over or (step > 0 and starts[-1] + 1 >= len(embeddings))
+            if over:
+                ways.append((score, count, tokens, starts, True))
+                continue
+            log_probability, place = next_token(part, embeddings, rate, tokens, starts)
+            for token in np.argsort(-log_probability, kind="stable")[:beam]:
+                ended = bool(token == s.bos)
+                more = ([], []) if ended else ([int(token)], [place if step else 0])
+                ways.append((score + log_probability[token], count + 1, tokens + more[0], starts + more[1], ended))
+        beams = sorted(ways, key=lambda way: -way[0])[:beam]
+    best = max(beams, key=lambda way: way[0] / way[1])
+    ids = np.zeros(len(embeddings), np.int64)
+    for token, start in zip(best[2][1:], best[3][1:], strict=True):
+        ids[start:] = token
+    return ids
+
+
+def next_token(
+    part: Part, embeddings: np.ndarray, rate: int, tokens: list[int], starts: list[int]
+) -> tuple[np.ndarray, int]:
+    """Log probabilities of what follows a prefix, and the frame at which a token would begin."""
     s, w = part.shape, part.weights
 
     def linear(x: np.ndarray, name: str) -> np.ndarray:
@@ -66,26 +100,20 @@ def write(part: Part, embeddings: np.ndarray, rate: int) -> np.ndarray:
     frames = len(embeddings)
     wave = waves(s.window_frames, s.width)
     memory = norm(linear(embeddings, "condition"), "condition_norm") + wave[:frames]
-    tokens, starts = [s.bos], [0]
-    while len(tokens) <= s.max_tokens:
-        x = w["token.weight"][tokens] + w["rate.weight"][rate] + wave[starts]
-        for i in range(s.blocks):
-            block = f"blocks.{i}"
-            y = norm(x, f"{block}.self_norm")
-            x = x + attend(y, y, f"{block}.self", True)
-            x = x + attend(norm(x, f"{block}.cross_norm"), memory, f"{block}.cross", False)
-            x = x + linear(gelu(linear(norm(x, f"{block}.wide_norm"), f"{block}.expand")), f"{block}.contract")
-        y = norm(x[-1], "norm")
-        logits = linear(y, "head")
-        logits[tokens[-1]] = -np.inf
-        pointer = linear(memory, "point_key") @ linear(y, "point_query") / math.sqrt(s.width)
-        pointer[: starts[-1] + 1] = -np.inf
-        best = int(logits.argmax())
-        if len(tokens) > 1 and (best == s.bos or starts[-1] + 1 >= frames):
-            break
-        starts.append(0 if len(tokens) == 1 else int(pointer.argmax()))
-        tokens.append(best)
-    ids = np.zeros(frames, np.int64)
-    for token, start in zip(tokens[1:], starts[1:], strict=True):
-        ids[start:] = token
-    return ids
+    x = w["token.weight"][tokens] + w["rate.weight"][rate] + wave[starts]
+    for i in range(s.blocks):
+        block = f"blocks.{i}"
+        y = norm(x, f"{block}.self_norm")
+        x = x + attend(y, y, f"{block}.self", True)
+        x = x + attend(norm(x, f"{block}.cross_norm"), memory, f"{block}.cross", False)
+        x = x + linear(gelu(linear(norm(x, f"{block}.wide_norm"), f"{block}.expand")), f"{block}.contract")
+    y = norm(x[-1], "norm")
+    logits = linear(y, "head")
+    sight = linear(memory, "copy_key") @ linear(y, "copy_query") / math.sqrt(s.width)
+    share = np.exp(sight - sight.max())
+    logits[:-1] += w["copy_scale"] * (part.codebook.centroids @ (share / share.sum() @ embeddings))
+    logits[tokens[-1]] = -np.inf
+    pointer = linear(memory, "point_key") @ linear(y, "point_query") / math.sqrt(s.width)
+    pointer[: starts[-1] + 1] = -np.inf
+    above = logits.max()
+    return logits - above - math.log(np.exp(logits - above).sum()), int(pointer.argmax())

@@ -16,10 +16,14 @@ SHAPE = DecoderShape(
 )
 
 
+CENTROIDS = np.eye(11, 8, dtype=np.float32)
+CENTROIDS[8:] = CENTROIDS[:3]
+
+
 @pytest.fixture(scope="module")
 def decoder() -> Decoder:
     torch.manual_seed(4)
-    made = Decoder(SHAPE)
+    made = Decoder(SHAPE, CENTROIDS)
     with torch.no_grad():
         made.head.bias[SHAPE.bos] = 1.0  # so that it ends now and then
         made.head.weight *= 4
@@ -92,8 +96,6 @@ def test_a_batch_enters_bos_first_and_wants_eos_last() -> None:
 
 
 def test_tokens_begin_as_projections_of_their_centroids() -> None:
-    centroids = np.eye(11, 8, dtype=np.float32)
-    centroids[8:] = centroids[:3]
-    weight = start_from(centroids, SHAPE).token.weight.detach()
+    weight = start_from(CENTROIDS, SHAPE).token.weight.detach()
     assert torch.equal(weight[8], weight[0])
     assert not torch.equal(weight[1], weight[0])

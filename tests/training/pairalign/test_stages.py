@@ -27,7 +27,7 @@ from model.training.pairalign.stages import (
     stage_3,
     with_own_targets,
 )
-from tests.training.pairalign.world import SHAPE, STAGE, world
+from tests.training.pairalign.world import CENTROIDS, SHAPE, STAGE, world
 
 pytestmark = pytest.mark.training
 
@@ -37,7 +37,7 @@ BY_STEPS = replace(STAGE, minutes=30.0, checkpoint_s=60.0, learning_rate=3e-3)
 
 def trained(work: Path, stages: list, seed: int = 0) -> Decoder:  # type: ignore[type-arg]
     torch.manual_seed(seed)
-    return run(Decoder(SHAPE), world(), stages, work, CPU, lambda _: None)
+    return run(Decoder(SHAPE, CENTROIDS), world(), stages, work, CPU, lambda _: None)
 
 
 def test_stages_teach_the_decoder_to_write_what_is_there(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_stages_teach_the_decoder_to_write_what_is_there(tmp_path: Path) -> None
     examples = world()
     held = held_out_sets(examples, 40)
     torch.manual_seed(0)
-    before = judge(Decoder(SHAPE), held["changed"], CPU)
+    before = judge(Decoder(SHAPE, CENTROIDS), held["changed"], CPU)
     decoder = trained(tmp_path, [replace(BY_STEPS, steps=300), third])
     after = {name: judge(decoder, those, CPU) for name, those in held.items()}
     assert before["targets"] > 0.7
@@ -127,8 +127,9 @@ from dataclasses import replace
 from pathlib import Path
 from model.training.pairalign.decoder import Decoder
 from model.training.pairalign.stages import run
-from tests.training.pairalign.world import SHAPE, STAGE, world
+from tests.training.pairalign.world import CENTROIDS, SHAPE, STAGE, world
 torch.set_num_threads(1)
 torch.manual_seed(0)
-run(Decoder(SHAPE), world(), [replace(STAGE, minutes=5.0)], Path({work!r}), torch.device("cpu"), lambda _: None)
+decoder = Decoder(SHAPE, CENTROIDS)
+run(decoder, world(), [replace(STAGE, minutes=5.0)], Path({work!r}), torch.device("cpu"), lambda _: None)
 """

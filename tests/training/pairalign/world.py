@@ -15,15 +15,15 @@ SHAPE = DecoderShape(size=12, dim=16, width=32, heads=2, hidden=64, blocks=2, wi
                      max_tokens=16)  # fmt: skip
 STAGE = Stage("one", 0.1, Mixture(0.3, 0.4, 0.15), batch=16, warmup_steps=10, checkpoint_s=0.4, average=0.9)
 RECORDINGS, FRAMES, WORD_FRAMES = 12, 120, 9
+CENTROIDS = np.linalg.qr(np.random.default_rng(0).standard_normal((16, 16)))[0][: SHAPE.size].astype(np.float32)
 
 
 def world(seed: int = 0) -> Examples:
     """Each recording says the same word of three tokens at its frame 30, in its own noise."""
     rng = np.random.default_rng(seed)
-    centroids = np.linalg.qr(rng.standard_normal((16, 16)))[0][: SHAPE.size].astype(np.float32)
 
     def noisy(ids: np.ndarray, level: float) -> np.ndarray:
-        x = centroids[ids] + level * rng.standard_normal((len(ids), 16))
+        x = CENTROIDS[ids] + level * rng.standard_normal((len(ids), 16))
         return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
 
     truth = []
@@ -42,5 +42,5 @@ def world(seed: int = 0) -> Examples:
         np.arange(RECORDINGS) * WORD_FRAMES,
     )  # fmt: skip
     clean = hearings.views[0].astype(np.float32)
-    ids = np.stack([Codebook(centroids, None, price).tokenize(clean) for price in PRICES])
+    ids = np.stack([Codebook(CENTROIDS, None, price).tokenize(clean) for price in PRICES])
     return Examples(hearings, ids, SHAPE)
