@@ -115,6 +115,9 @@ def build(
     rate: Annotated[
         int | None, typer.Option(min=0, help="pairalign: another setting of its length, 0 for most tokens")
     ] = None,
+    beam: Annotated[
+        int | None, typer.Option(min=1, help="pairalign: sequences that are followed side by side, 1 for greedy")
+    ] = None,
 ) -> None:
     """Put a tokenizer together: accurate from its publisher's weights and our part, pairalign from ours alone."""
     with failing("accurate"):
@@ -123,7 +126,7 @@ def build(
             from model.pairalign import graph
             from model.pairalign.part import DEFAULT_PART, read_part
 
-            graph.build(read_part(tuned or DEFAULT_PART), target, rate=rate)
+            graph.build(read_part(tuned or DEFAULT_PART), target, rate=rate, beam=beam)
         else:
             from model import accurate
             from model.tuned import DEFAULT_TUNED, read_tuned

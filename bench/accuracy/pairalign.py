@@ -16,7 +16,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from bench.accuracy.embedders import Float32
 from bench.accuracy.matchers import ask, matcher
 from bench.accuracy.probes import judge
 from bench.accuracy.tokens import UInt16, token_figures, tokenize
-from bench.accuracy.writers import of_file
+from bench.accuracy.writers import Generated, of_file
 from model.audio import SAMPLE_RATE, Samples
 from model.codebook import Codebook
 from model.tokenizer import DEFAULT_WEIGHTS, Tokenizer
@@ -84,20 +83,21 @@ class Stretches:
             out[f"shift {shift} ms, edits, 95 %"] = round(float(np.percentile(edits, 95)), 1)
         lengths = np.array([len(t) for t in tokens[0]])
         out["3 s with one token"] = int((lengths == 1).sum())
-        out["3 s without an end"] = int((lengths >= WINDOW_TOKENS).sum())
+        generated = isinstance(book, Generated)
+        out["3 s without an end"] = int((lengths >= WINDOW_TOKENS).sum()) if generated else None
         return out
 
 
 def words(queries: Sequence[TaskQuery], recordings: Recordings, book: Codebook) -> tuple[float, float] | None:
-    """`distances` between a word's source and its places by other speakers, each a stretch of its recording by itself;
-    None where the task has no times."""  # fmt: skip
+    """`distances` between a word's source and up to five of its places by other speakers, each a stretch of its
+    recording by itself; None where the task has no times."""  # fmt: skip
     pairs = []
     for query in queries:
         places = [query.source, *(p for p in query.relevant if p.name not in query.exclude)]
         if any(place.start_s is None for place in places):
             return None
         spoken = [collapsed(book, recordings.embeddings[recordings.stretch(place)[1]]) for place in places[:6]]
-        pairs += [(a, b) for a, b in combinations(spoken, 2) if len(a) and len(b)]
+        pairs += [(spoken[0], other) for other in spoken[1:] if len(spoken[0]) and len(other)]
     return distances(pairs)
 
 

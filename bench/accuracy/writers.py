@@ -41,7 +41,7 @@ class Merged(Codebook):
         """Merged tokens: float32 [frames, dim] to uint16 [frames]."""
         ids = super().tokenize(embeddings)
         starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])) if len(ids) else np.zeros(0, np.int64)
-        symbols, spans = merge(ids[starts].tolist(), self.merges, self.size)
+        symbols, spans = apart(*merge(ids[starts].tolist(), self.merges, self.size), self.merges, self.size)
         ends = np.concatenate([starts[1:], [len(ids)]]) if len(ids) else starts
         firsts = np.cumsum([0, *spans[:-1]]).astype(np.int64)
         lengths = np.add.reduceat(ends - starts, firsts) if len(ids) else np.zeros(0, np.int64)
@@ -71,6 +71,29 @@ def merge(symbols: Sequence[int], merges: Sequence[Pair], size: int) -> tuple[li
                 out[i : i + 2], spans[i : i + 2] = [size + found], [spans[i] + spans[i + 1]]
             i += 1
     return out, spans
+
+
+def apart(
+    symbols: Sequence[int], spans: Sequence[int], merges: Sequence[Pair], size: int
+) -> tuple[list[int], list[int]]:
+    """The second of two equal symbols in a row becomes its two parts, since strings are kept without repeats.
+
+    Where no token follows itself that leaves no repeats: a symbol of several tokens never begins with its last one.
+    """
+    widths = [1] * size
+    for left, right in merges:
+        widths.append(widths[left] + widths[right])
+    out: list[int] = []
+    lengths: list[int] = []
+    for symbol, span in zip(symbols, spans, strict=True):
+        if out and out[-1] == symbol and symbol >= size:
+            parts = merges[symbol - size]
+            out += parts
+            lengths += [widths[part] for part in parts]
+        else:
+            out.append(symbol)
+            lengths.append(span)
+    return out, lengths
 
 
 def learn_merges(strings: Sequence[Sequence[int]], count: int, size: int) -> tuple[Pair, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 from tqdm import tqdm
 
+from model.pairalign.shape import DecoderShape
 from model.training.data import write_atomically
 from model.training.pairalign.batches import Batch, Example, Examples, Mixture, collate, padded
 from model.training.pairalign.corruption import Corruption, corrupt
@@ -43,6 +44,7 @@ class Stage:
     mixture: Mixture
     steps: int | None = None  # at most, whatever the minutes
     batch: int = 48
+    pieces: int = 3  # of a batch, by length, so that little of it is padding
     learning_rate: float = 1e-3
     final_rate: float = 2e-5
     warmup_steps: int = 100
@@ -50,7 +52,7 @@ class Stage:
     pointer: float = 0.3
     length: float = 0.0
     contrast: float = 0.0
-    contrasted: int = 6  # rows of a batch whose sequences are told apart
+    contrasted: int = 4  # rows of a piece whose sequences are told apart
     temperature: float = 0.1
     corruption: Corruption | None = None
     own_targets: bool = False  # those of the moving average's decoding of the other hearing
@@ -122,6 +124,19 @@ def losses(decoder: Decoder, batch: Batch, stage: Stage, generator: torch.Genera
         scores = log_likelihood(told, batch.wanted[j]).view(n, n)
         out["contrast"] = stage.contrast * likelihood_contrast(scores, stage.temperature)
     return out
+
+
+def pieces(
+    drawn: list[Example], sequences: list[Sequence], count: int, shape: DecoderShape
+) -> Iterator[tuple[float, Batch]]:
+    """A batch in pieces of like length, each with its share of the tokens: the pieces' gradients, weighed so, add up
+    to that of the mean over all tokens."""  # fmt: skip
+    order = sorted(range(len(drawn)), key=lambda i: (len(sequences[i].tokens), len(drawn[i].heard)))
+    total = sum(len(s.tokens) + 1 for s in sequences)
+    for chosen in np.array_split(np.array(order), min(count, len(order))):
+        some, theirs = [drawn[i] for i in chosen], [sequences[i] for i in chosen]
+        batch = collate([e.heard for e in some], theirs, [e.rate for e in some], shape)
+        yield sum(len(s.tokens) + 1 for s in theirs) / total, batch
 
 
 def with_own_targets(examples: list[Example], teacher: Decoder, stage: Stage, device: torch.device) -> list[Sequence]:
@@ -200,17 +215,20 @@ def run(
             sequences = [e.sequence for e in drawn]
             if stage.own_targets:
                 sequences = with_own_targets(drawn, average, stage, device)
-            batch = collate([e.heard for e in drawn], sequences, [e.rate for e in drawn], decoder.shape)
-            parts = losses(decoder, _to(batch, device), stage, generator)
             optimizer.zero_grad(set_to_none=True)
-            torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+            parts: dict[str, float] = {}
+            for share, batch in pieces(drawn, sequences, stage.pieces, decoder.shape):
+                of_piece = losses(decoder, _to(batch, device), stage, generator)
+                (share * torch.stack(list(of_piece.values())).sum()).backward()  # type: ignore[no-untyped-call]
+                for name, value in of_piece.items():
+                    parts[name] = parts.get(name, 0.0) + share * float(value.detach())
             torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
             optimizer.step()
             with torch.no_grad():
                 decay = min(stage.average, (1.0 + at.step) / (10.0 + at.step)) if at.stage == 0 else stage.average
                 torch._foreach_lerp_(list(average.parameters()), list(decoder.parameters()), 1.0 - decay)
             for name, value in parts.items():
-                at.means[name] = 0.98 * at.means.get(name, float(value.detach())) + 0.02 * float(value.detach())
+                at.means[name] = 0.98 * at.means.get(name, value) + 0.02 * value
             at.step += 1
             at.spent_s += time.monotonic() - began
             bar.update(round(at.spent_s) - bar.n)

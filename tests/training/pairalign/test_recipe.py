@@ -1,5 +1,6 @@
 """From a folder of sound to a tokenizer that keeps the contract, and on again from what is there."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ from typer.testing import CliRunner
 from model import contract
 from model.pairalign.graph import build
 from model.pairalign.part import read_part
+from model.tokenizer import Tokenizer
 from model.training.pairalign import hearings, recipe
 from model.training.pairalign.stages import LOG_FILE
 from model.training.recipe import Corpus
 from service.cli import app
 from tests.training.corpus import write_corpus
+from tests.training.pairalign.world import FRAMES, world
 
 pytestmark = pytest.mark.training
 
@@ -27,12 +30,15 @@ def few_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_corpus_becomes_a_tokenizer(tmp_path: Path) -> None:
     folder, work = write_corpus(tmp_path / "corpus", recordings=4, seconds=4.0), tmp_path / "work"
-    told = ["train-pairalign", str(folder), "--work", str(work), "--workers", "1", "--minutes", "0.02", "0.02", "0.02"]
+    told = ["train-pairalign", str(folder), "--work", str(work), "--workers", "1", "--tokens", "64"]
+    told += ["--minutes", "0.02", "0.02", "0.02"]
     done = CliRunner().invoke(app, told)
     assert done.exit_code == 0, done.output
     part = read_part(work / recipe.PART_FILE)
     build(part, tmp_path / "p.onnx")
     assert contract.check(tmp_path / "p.onnx").passed
+    made = Tokenizer(tmp_path / "p.onnx", threads=1).codebook
+    assert (made.size, made.parts) == (64, 8)
     stages = [line.split('"')[3] for line in (work / LOG_FILE).read_text().splitlines()]
     assert stages == ["pairalign-1", "pairalign-2", "pairalign-3"]
 
@@ -45,11 +51,37 @@ def test_a_corpus_becomes_a_tokenizer(tmp_path: Path) -> None:
     assert len((work / LOG_FILE).read_text().splitlines()) == 3
 
 
-def test_views_of_a_recording_are_near_it(tmp_path: Path) -> None:
-    from model.tokenizer import Tokenizer
+def test_too_little_sound_for_a_codebook_is_named(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus", recordings=4, seconds=1.0)
+    done = CliRunner().invoke(app, ["train-pairalign", str(folder), "--work", str(tmp_path / "work"), "--workers", "1"])
+    assert done.exit_code == 1
+    assert "cannot carry 4096 centroids" in done.output
+    assert not list((tmp_path / "work").glob("codebook*"))
 
+
+def test_no_language_outweighs_the_others_in_the_codebook() -> None:
+    examples = world()
+    pack = examples.hearings.pack
+    languages = ["aa"] * 9 + ["bb", "cc", "cc"]
+    pack.entries[:] = [
+        replace(entry, language=language) for entry, language in zip(pack.entries, languages, strict=True)
+    ]
+    frames = recipe.sample(examples.hearings, 10_000)
+    found = [languages[frame // FRAMES] for frame in frames]
+    assert {name: found.count(name) for name in ("aa", "bb", "cc")} == {"aa": 360, "bb": 120, "cc": 240}
+    assert len(np.unique(frames)) == len(frames)
+    few = recipe.sample(examples.hearings, 100)
+    assert len(few) == 100
+    assert (few < 9 * FRAMES).sum() == 50
+    pack.entries[:] = [replace(entry, language="aa") for entry in pack.entries]
+    assert len(recipe.sample(examples.hearings, 100)) == 100
+
+
+def test_views_of_a_recording_are_near_it(tmp_path: Path) -> None:
     folder = write_corpus(tmp_path / "corpus", recordings=4, seconds=4.0)
-    examples = recipe.prepare(Corpus(folder, None), Tokenizer(threads=1), tmp_path / "work", 1.0, 1)
+    examples, book = recipe.prepare(Corpus(folder, None), Tokenizer(threads=1), tmp_path / "work", 1.0, 1, size=32)
+    assert book.size == examples.shape.size == 32
+    assert examples.ids.max() == 31
     clean, changed = (np.asarray(view, np.float32) for view in examples.hearings.views)
     near, far = (clean * changed).sum(1).mean(), (clean * np.roll(changed, 150, 0)).sum(1).mean()
     assert 0.99 > near > far + 0.1

@@ -21,6 +21,8 @@ from model.training.pairalign.stages import (
     STATE_FILE,
     held_out_sets,
     judge,
+    losses,
+    pieces,
     run,
     stage_1,
     stage_2,
@@ -108,6 +110,27 @@ def test_a_teacher_that_collapsed_does_not_teach() -> None:
     for example, sequence in zip(examples, sequences, strict=True):
         if len(example.sequence.tokens) > 1:
             assert sequence is example.sequence
+
+
+def test_pieces_of_a_batch_teach_what_the_batch_does() -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(SHAPE, CENTROIDS)
+    drawn = world().draw(11, Mixture(0.2, 0.3, 0.3), np.random.default_rng(3))
+    sequences = [example.sequence for example in drawn]
+    stage = replace(STAGE, pointer=0.0)
+
+    def gradients(count: int) -> tuple[int, list[torch.Tensor]]:
+        decoder.zero_grad()
+        padded = 0
+        for share, batch in pieces(drawn, sequences, count, SHAPE):
+            (share * losses(decoder, batch, stage, torch.Generator())["tokens"]).backward()
+            padded += int((batch.wanted < 0).sum())
+        return padded, [p.grad.clone() for p in decoder.parameters() if p.grad is not None]
+
+    (much, whole), (little, apart) = gradients(1), gradients(3)
+    assert little < much
+    for one, other in zip(whole, apart, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
 def test_the_stages_are_those_of_the_paper() -> None:
