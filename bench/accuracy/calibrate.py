@@ -1,15 +1,16 @@
 """Fit a logistic map of `service.search.calibration` to development tasks and print it with its error.
 
     python -m bench.accuracy.calibrate --speech SPEECH --tasks TASKS [--task english malayalam]
-        [--tokenizer FILE.onnx] [--write] [--deep FILE.onnx]
+        [--tokenizer FILE.onnx] [--write] [--part PART.safetensors] [--deep FILE.onnx]
 
 Each task weighs the same. A located hit is right by its midpoint; without times, a recording's best hit counts. With
 --deep it is the map of deep rescoring by that tokenizer, fitted to the first 50 hits of each query. With --write it
-goes into the tokenizer's own file.
+goes into the tokenizer's own file, with --part into the part of which `pairalign` is put together.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from bench.accuracy.development import indexed, parser
 from model.export import stamp
+from model.pairalign.part import read_part, write_part
 from model.tokenizer import DEFAULT_WEIGHTS
 from service.clips import read_clip
 from service.deps import Backend
@@ -56,8 +58,9 @@ def main() -> None:
     known.add_argument("--deep", help="the ONNX file of deep rescoring")
     known.add_argument("--tokenizer", help="an ONNX file other than the default")
     known.add_argument("--write", action="store_true", help="write the map into the tokenizer's file")
+    known.add_argument("--part", type=Path, help="write the map into this part of a pairalign tokenizer")
     arguments = known.parse_args()
-    if arguments.write and arguments.deep:
+    if (arguments.write or arguments.part) and arguments.deep:
         known.error("the map of deep rescoring is no tokenizer's own")
     features, right, weights = [], [], []
     for task in arguments.task:
@@ -76,6 +79,10 @@ def main() -> None:
     fitted = LogisticMap(distance, similarity, round(float(model.intercept_[0]), 3), *deep)
     if arguments.write:
         stamp(Path(arguments.tokenizer or DEFAULT_WEIGHTS), (fitted.distance, fitted.similarity, fitted.bias))
+    if arguments.part:
+        part = read_part(arguments.part)
+        numbers = (fitted.distance, fitted.similarity, fitted.bias)
+        write_part(replace(part, description=replace(part.description, score_map=numbers)), arguments.part)
     for task, at in zip(
         arguments.task, np.split(np.arange(len(y)), np.cumsum([len(r) for r in right])[:-1]), strict=True
     ):

@@ -4,9 +4,10 @@
         [--vq FILE.onnx] [--task english malayalam] [--stretches N] [--json]
 
 One column for each: VQ with the codebook in its file, at no price of a change (plain run-length collapse) and at the
-price that the product has, and each generated file, for which `sayagain tokenizer build pairalign --rate R --out FILE`
-serves. All write tokens for embeddings of one encoder. MAP by edit distance alone and by DTW on the tokens' centroids,
-each query against every recording. The whole cascade: `python -m bench.accuracy --tokenizer FILE`.
+price that the product has; VQ with the codebook of the first generated file, where that is another; and each generated
+file, for which `sayagain tokenizer build pairalign --rate R --out FILE` serves. All write tokens for embeddings of one
+encoder. MAP by edit distance alone and by DTW on the tokens' centroids, each query against every recording. The whole
+cascade: `python -m bench.accuracy --tokenizer FILE`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ STRETCH_S = 3.0
 SHIFTS_MS = (10, 20, 40, 60, 100, 150, 200)
 TIMED_S = 300.0  # of sound, for the speed
 NOISY = 150  # recordings heard in noise too
+OWN_PRICES = (0.0, 0.2)  # of VQ with the generated file's codebook
 WINDOW_TOKENS = 60  # what a generated window may have at most
 
 Figures = dict[str, float | int | None]
@@ -164,7 +166,12 @@ def measure(
     """A column for each way to write."""
     tokenizer, book = of_file(vq)
     books = {"VQ": replace(book, switch_penalty=0.0), f"VQ, price {book.switch_penalty:g}": book}
-    books |= {path.stem: of_file(path)[1] for path in generated}
+    made = {path.stem: of_file(path)[1] for path in generated}
+    own = next(iter(made.values()))
+    if own.size != book.size:
+        columns = {f"VQ, K {own.size:,}, price {price:g}": price for price in OWN_PRICES}
+        books |= {name: Codebook(own.centroids, None, price) for name, price in columns.items()}
+    books |= made
     queries = read_task(task)
 
     def embed(sounds: list[Samples]) -> list[Float32]:

@@ -5,8 +5,9 @@
 
 Lines: VQ with the codebook in its file at several prices of a token change (price 0 is plain run-length collapse;
 above it, segments are those of duration-penalised dynamic programming, Kamper and van Niekerk 2021); byte-pair merges
-of the VQ tokens, learned on the archive's own strings; the generated files, one for each rate of their knob; and, for
-comparison, VQ with a codebook that is fitted to the archive, as the product has it. Isolated queries, one panel a task.
+of the VQ tokens, learned on the archive's own strings; the generated files, one for each rate of their knob; VQ with
+the codebook of the first of those, where that is another; and, for comparison, VQ with a codebook that is fitted to the
+archive, as the product has it. Isolated queries, one panel a task.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from service.evaluation.tasks import TaskQuery, read_task
 
 PRICES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 MERGES = (250, 500, 1_000, 2_000, 4_000)
+OWN_PRICES = (0.0, 0.1, 0.2, 0.3, 0.4)  # of the other two lines of VQ
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,12 @@ def books(vq: Codebook, generated: Sequence[Path], recordings: Recordings) -> It
         yield "VQ, byte-pair merges", f"{count:,}", joined
     for path in generated:
         yield "PairAlign, by rate", path.stem, of_file(path)[1]
+    if generated and (own := of_file(generated[0])[1]).size != vq.size:
+        for price in OWN_PRICES:
+            yield f"VQ with PairAlign's codebook, K {own.size:,}", f"{price:g}", Codebook(own.centroids, None, price)
     everything = recordings.embeddings
     fitted = fit_codebook(everything, codebook_size(len(everything)), parts=0)
-    for price in PRICES:
+    for price in OWN_PRICES:
         yield f"VQ fitted to the archive, K {fitted.size:,}", f"{price:g}", replace(fitted, switch_penalty=price)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.codebook import Codebook, CodebookError
+from model.declaration import read_score_map
 from model.export import Description
 from model.pairalign.shape import DecoderShape, shape_from_json, shape_to_json
 
@@ -88,9 +89,10 @@ def read_part(path: Path = DEFAULT_PART) -> Part:
     centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-6)
     try:
         codebook = Codebook(centroids, tensors.pop(QUANTISER, None))
-    except CodebookError as error:
+        score_map = read_score_map(metadata)
+    except (CodebookError, ValueError) as error:
         raise PartError(f"{path}: {error}") from error
     return Part(
         shape, tensors, codebook, rate, metadata["encoder_sha256"],
-        Description(metadata["name"], metadata["version"], metadata["licence"], metadata["trained_on"]),
+        Description(metadata["name"], metadata["version"], metadata["licence"], metadata["trained_on"], score_map),
     )  # fmt: skip

@@ -66,6 +66,12 @@ def test_rates_differ(tmp_path: Path, tokenizer: Tokenizer) -> None:
     assert Tokenizer(tmp_path / "p.onnx").frame_ids(sound(80)).tolist() != tokenizer.frame_ids(sound(80)).tolist()
 
 
+def test_the_parts_score_map_is_the_files(tmp_path: Path) -> None:
+    part = random_part()
+    build(replace(part, description=replace(part.description, score_map=(1.5, 2.0, -3.25))), tmp_path / "p.onnx")
+    assert Tokenizer(tmp_path / "p.onnx").info.score_map == (1.5, 2.0, -3.25)
+
+
 def test_it_keeps_the_contract(file: Path) -> None:
     report = contract.check(file)
     assert report.passed, report.findings

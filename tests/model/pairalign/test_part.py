@@ -16,6 +16,7 @@ from tests.model.pairalign.textbook import SMALL, random_part
 
 def test_it_comes_back_in_half_precision(tmp_path: Path) -> None:
     part = random_part()
+    part = replace(part, description=replace(part.description, score_map=(1.5, 2.0, -3.25)))
     write_part(part, tmp_path / "part.safetensors")
     back = read_part(tmp_path / "part.safetensors")
     assert (back.shape, back.rate, back.encoder_sha256) == (part.shape, part.rate, part.encoder_sha256)
@@ -47,6 +48,7 @@ def test_what_is_amiss_is_named(tmp_path: Path) -> None:
         ({"tensors": {"codebook.centroids": np.ones((3, 256), np.float16)}}, "codebook.centroids should have shape"),
         ({"tensors": {"codebook.pq": np.ones((3, 16, 64), np.float16)}}, "a product quantiser of shape"),
         ({"metadata": {"rate": ""}}, "lacks the metadata rate"),
+        ({"metadata": {"score_map": "1 2"}}, "score_map"),
         ({"metadata": {"rate": "2"}}, "its rate is 2, and there are 2"),
         ({"metadata": {"rate": "much"}}, "invalid literal"),
         ({"metadata": {"shape": "{}}"}}, "no decoder's shape"),
