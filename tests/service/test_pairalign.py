@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from rapidfuzz.distance import Levenshtein
 
 from model import audio
 from model.pairalign.part import read_part
@@ -91,3 +92,17 @@ def test_it_can_be_built_at_another_rate(indexed: Run, tmp_path: Path) -> None:
     done = indexed("tokenizer", "build", "pairalign", "--rate", "9", "--out", tmp_path / "none.onnx")
     assert done.returncode == 1
     assert done.stderr.startswith("sayagain: pairalign_part_invalid: there is no rate 9")
+
+
+def test_it_can_be_built_with_a_beam(indexed: Run, tmp_path: Path) -> None:
+    greedy, wide = tmp_path / "greedy.onnx", tmp_path / "wide.onnx"
+    for out, beam in ((greedy, 1), (wide, 3)):
+        done = indexed("tokenizer", "build", "pairalign", "--beam", str(beam), "--out", out)
+        assert done.returncode == 0, done.stderr
+    strings = [[Tokenizer(out).tokenize(audio.read(r)).ids.tolist() for r in RECORDINGS] for out in (greedy, wide)]
+    assert strings[0] != strings[1]
+    alike = [Levenshtein.normalized_similarity(a, b) for a, b in zip(*strings, strict=True)]
+    assert min(alike) > 0.5  # another way to the same sound, not another sound
+    done = indexed("tokenizer", "build", "pairalign", "--beam", "99", "--out", tmp_path / "none.onnx")
+    assert done.returncode == 1
+    assert done.stderr.startswith("sayagain: pairalign_part_invalid: there is no beam of 99")
