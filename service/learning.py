@@ -72,7 +72,7 @@ def train_pairalign(
     exclude: Annotated[Path | None, typer.Option(help="words that never serve as pairs, one a line")] = None,
     minutes: Annotated[
         tuple[float, float, float], typer.Option(help="of the three stages; a run resumes until they are spent")
-    ] = (9.0, 24.0, 9.0),
+    ] = (6.0, 34.0, 12.0),
     hours: Annotated[float, typer.Option(min=0.01, help="of sound to learn from, at most")] = 9.0,
     tokens: Annotated[int, typer.Option(min=2, max=65_535, help="different tokens that may be written")] = 4_096,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
