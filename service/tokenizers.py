@@ -113,7 +113,7 @@ def build(
     ] = PrecisionOption.FP32,
     tuned: Annotated[Path | None, typer.Option(help="another part of ours than the one that ships")] = None,
     rate: Annotated[
-        int | None, typer.Option(min=0, help="pairalign: another setting of its length, 0 for most tokens")
+        float | None, typer.Option(min=0, help="pairalign: another setting of its length, 0 for most tokens")
     ] = None,
     beam: Annotated[
         int | None, typer.Option(min=1, help="pairalign: sequences that are followed side by side, 1 for greedy")

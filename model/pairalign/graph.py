@@ -19,13 +19,13 @@ BEAM, MOST_BEAMS = 1, 16
 
 
 def build(
-    part: Part, out: Path, *, encoder: Path = DEFAULT_WEIGHTS, rate: int | None = None, beam: int | None = None
+    part: Part, out: Path, *, encoder: Path = DEFAULT_WEIGHTS, rate: float | None = None, beam: int | None = None
 ) -> None:
     """Write the tokenizer to `out`: `waveform` float32 [batch, samples], context `segment`, tokens `generated`.
 
-    `rate` is another setting of the length knob than the part's own: 0 writes most tokens. `beam` is the number of
-    sequences that are followed, 1 for greedy decoding; without it BEAM. Raises PartError where the part belongs to
-    another encoder or has no such rate or beam, OSError where a file cannot be read or written.
+    `rate` is another setting of the length knob than the part's own (`Part.rate_row`): 0 writes most tokens. `beam` is
+    the number of sequences that are followed, 1 for greedy decoding; without it BEAM. Raises PartError where the part
+    belongs to another encoder or has no such rate or beam, OSError where a file cannot be read or written.
     """
     blob = encoder.read_bytes()
     if (found := hashlib.sha256(blob).hexdigest()) != part.encoder_sha256:
@@ -33,8 +33,6 @@ def build(
             f"the decoder belongs to the tokenizer {part.encoder_sha256[:12]}, and {encoder} is {found[:12]}"
         )
     rate, beam = part.rate if rate is None else rate, BEAM if beam is None else beam
-    if not 0 <= rate < part.shape.rates:
-        raise PartError(f"there is no rate {rate}: 0 to {part.shape.rates - 1}")
     if not 1 <= beam <= MOST_BEAMS:
         raise PartError(f"there is no beam of {beam}: 1 to {MOST_BEAMS}")
     model = onnx.load_model_from_string(blob)
@@ -51,7 +49,7 @@ def build(
     model.graph.initializer.extend([*others, *g.constants.values()])
     metadata = {
         **part.description.metadata(), "frame_seconds": entries["frame_seconds"], "context": "segment",
-        "left_context_samples": "0", "right_context_samples": "0", "tokens": "generated", "rate": str(rate),
+        "left_context_samples": "0", "right_context_samples": "0", "tokens": "generated", "rate": f"{rate:g}",
         "beam": str(beam),
     }  # fmt: skip
     onnx.helper.set_model_props(model, metadata)
@@ -59,7 +57,7 @@ def build(
     write_model(model, out)
 
 
-def _ids(g: Builder, part: Part, rate: int, beam: int) -> None:
+def _ids(g: Builder, part: Part, rate: float, beam: int) -> None:
     """From the encoder's `embeddings` [batch, frames, dim] to the output `ids` int64 [batch, frames]."""
     s = part.shape
     hop = s.window_frames - s.overlap_frames

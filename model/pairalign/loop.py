@@ -71,8 +71,9 @@ class Loop:
     the end is certain, and is not counted.
     """
 
-    def __init__(self, g: Builder, part: Part, rate: int, beam: int) -> None:
-        self.g, self.shape, self.weights, self.rate, self.beam = g, part.shape, part.weights, rate, beam
+    def __init__(self, g: Builder, part: Part, rate: float, beam: int) -> None:
+        self.g, self.shape, self.weights, self.beam = g, part.shape, part.weights, beam
+        self.rate_row = part.rate_row(rate)
 
     def ids(self, heard: str, inside: str) -> str:
         """Framewise ids int64 [n, 75] of windows `heard` float32 [n, 75, dim], bool `inside` [n, 75]."""
@@ -162,7 +163,7 @@ class Loop:
         """The last entries through all blocks: y [n, beam, width], and the caches with them."""
         s, w = self.shape, self.weights
         depth = s.width // s.heads
-        table = g.constant("token.weight", w["token.weight"] + w["rate.weight"][self.rate])
+        table = g.constant("token.weight", w["token.weight"] + self.rate_row)
         wave = g.constant("wave", waves(s.window_frames, s.width))
         x = g.op("Add", g.op("Gather", table, before["token"]), g.op("Gather", wave, before["start"]))
         caches: dict[str, str] = {}

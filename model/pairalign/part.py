@@ -14,6 +14,7 @@ from model.export import Description
 from model.pairalign.shape import DecoderShape, shape_from_json, shape_to_json
 
 CENTROIDS, QUANTISER = "codebook.centroids", "codebook.pq"  # tensors beside the parameters
+BEYOND = 1  # steps past the last setting of the length knob
 DEFAULT_PART = Path(__file__).parents[1] / "weights" / "pairalign.safetensors"
 
 Float32 = npt.NDArray[np.float32]
@@ -39,6 +40,16 @@ class Part:
     rate: int
     encoder_sha256: str
     description: Description
+
+    def rate_row(self, rate: float) -> Float32:
+        """What the knob of length adds to each entry, float32 [width]: between two settings in proportion, and up to
+        one step beyond the last one along the line of the last two. Raises PartError beyond that."""  # fmt: skip
+        rows, last = self.weights["rate.weight"], self.shape.rates - 1
+        if not 0 <= rate <= last + BEYOND:
+            raise PartError(f"there is no rate {rate:g}: 0 to {last + BEYOND:g}")
+        before = min(int(rate), max(0, last - 1))
+        after = min(before + 1, last)
+        return np.asarray(rows[before] + (rate - before) * (rows[after] - rows[before]), np.float32)
 
 
 def write_part(part: Part, out: Path) -> None:

@@ -5,6 +5,7 @@ to EOS (arXiv 2605.06582). One step, for the entry (token, frame) that was writt
 
     memory  = norm(embeddings @ condition.weight.T + condition.bias; condition_norm) + waves(frame)      [frames, width]
     x       = token.weight[token] + rate.weight[rate] + waves(frame of the entry)                        [width]
+              between two settings of the rate their rows in proportion
     for each block: x += self-attention(norm(x; self_norm)) over this and all earlier entries
                     x += cross-attention(norm(x; cross_norm)) over memory
                     x += contract(gelu(expand(norm(x; wide_norm))))

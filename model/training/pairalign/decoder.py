@@ -153,7 +153,7 @@ class Decoder(nn.Module):
         y = self.norm(x)
 
         def scores(query: Tensor, keys: Tensor) -> Tensor:
-            found = query @ keys.transpose(1, 2) / self.shape.width**0.5
+            found: Tensor = query @ keys.transpose(1, 2) / self.shape.width**0.5
             return found.masked_fill(~memory.valid[:, None], -torch.inf)
 
         copied = scores(self.copy_query(y), memory.copy_keys).softmax(-1) @ memory.heard

@@ -220,8 +220,8 @@ def run(
             for share, batch in pieces(drawn, sequences, stage.pieces, decoder.shape):
                 of_piece = losses(decoder, _to(batch, device), stage, generator)
                 (share * torch.stack(list(of_piece.values())).sum()).backward()  # type: ignore[no-untyped-call]
-                for name, value in of_piece.items():
-                    parts[name] = parts.get(name, 0.0) + share * float(value.detach())
+                for name, loss in of_piece.items():
+                    parts[name] = parts.get(name, 0.0) + share * float(loss.detach())
             torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
             optimizer.step()
             with torch.no_grad():

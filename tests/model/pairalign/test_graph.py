@@ -104,8 +104,10 @@ def test_another_codebook_is_refused(tokenizer: Tokenizer) -> None:
 def test_an_encoder_that_is_not_its_own_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PartError, match="belongs to the tokenizer"):
         build(replace(random_part(), encoder_sha256="0" * 64), tmp_path / "p.onnx")
-    with pytest.raises(PartError, match="no rate 2"):
-        build(random_part(), tmp_path / "p.onnx", rate=2)
+    with pytest.raises(PartError, match=r"no rate 2\.5"):
+        build(random_part(), tmp_path / "p.onnx", rate=2.5)
+    with pytest.raises(PartError, match=r"no rate -0\.1: 0 to 2"):
+        build(random_part(), tmp_path / "p.onnx", rate=-0.1)
     for beam in (0, 17):
         with pytest.raises(PartError, match=f"no beam of {beam}"):
             build(random_part(), tmp_path / "p.onnx", beam=beam)

@@ -63,6 +63,22 @@ def test_what_is_amiss_is_named(tmp_path: Path) -> None:
         read_part(tmp_path / "none")
 
 
+def test_rates_lie_on_lines_between_settings() -> None:
+    part = random_part(replace(SMALL, rates=3))
+    rows = part.weights["rate.weight"]
+    for rate, by_hand in (
+        (0, rows[0]), (1, rows[1]), (2, rows[2]), (0.25, 0.75 * rows[0] + 0.25 * rows[1]),
+        (1.5, (rows[1] + rows[2]) / 2), (2.5, rows[2] + (rows[2] - rows[1]) / 2),
+        (3, 2 * rows[2] - rows[1]),
+    ):  # fmt: skip
+        assert np.allclose(part.rate_row(rate), by_hand, atol=1e-6)
+    for beyond in (-0.01, 3.01):
+        with pytest.raises(PartError, match=r"0 to 3"):
+            part.rate_row(beyond)
+    (only,) = random_part(replace(SMALL, rates=1)).weights["rate.weight"]
+    assert np.array_equal(random_part(replace(SMALL, rates=1)).rate_row(0.5), only)
+
+
 def test_shapes_that_cannot_be_are_refused() -> None:
     assert shape_from_json(shape_to_json(SMALL)) == SMALL
     for changed in ({"heads": 3}, {"overlap_frames": 0}, {"overlap_frames": 11}):
