@@ -53,7 +53,7 @@ def test_stages_teach_the_decoder_to_write_what_is_there(tmp_path: Path) -> None
     before = judge(Decoder(SHAPE, CENTROIDS), held["changed"], CPU)
     decoder = trained(tmp_path, [replace(BY_STEPS, steps=300), third])
     after = {name: judge(decoder, those, CPU) for name, those in held.items()}
-    assert before["targets"] > 0.7
+    assert before["targets"] > 0.6
     assert after["changed"]["targets"] < 0.35
     assert after["word"]["views"] < 0.35
     assert 0.7 < after["changed"]["length"] < 1.3
@@ -106,7 +106,7 @@ class _Writes(Decoder):
 
 def test_a_teacher_that_collapsed_does_not_teach() -> None:
     examples = world().draw(20, Mixture(0.0, 1.0, 0.0), np.random.default_rng(0))
-    sequences = with_own_targets(examples, _Writes(SHAPE), STAGE, CPU)
+    sequences = with_own_targets(examples, _Writes(SHAPE, CENTROIDS), STAGE, CPU)
     for example, sequence in zip(examples, sequences, strict=True):
         if len(example.sequence.tokens) > 1:
             assert sequence is example.sequence
