@@ -1,7 +1,7 @@
 """The `accurate` tokenizer: the published Whisper encoder and our tuned part, put together as one ONNX file.
 
-The upper blocks are changed by low-rank updates (Hu et al. 2021, "LoRA") and look at the clip alone; those below, and
-the front end, have it at the start of a window of 30 s, as the encoder was trained. docs/decisions.md has the trials.
+The blocks are changed by low-rank updates (Hu et al. 2021, "LoRA") and look at the clip alone, not at a window of 30 s
+as the encoder was trained. docs/decisions.md has the trials.
 """
 
 from __future__ import annotations
@@ -25,24 +25,23 @@ from model.whisper import (
     FFT,
     HEADS,
     HOP,
-    LOWER_BLOCKS,
     MELS,
     SHA256,
+    TAIL_SAMPLES,
     WIDTH,
-    WINDOW_S,
+    WINDOW_FRAMES,
     read_encoder,
 )  # fmt: skip
 
 ROWS = 2  # of the encoder to a frame
-WINDOW_SAMPLES = WINDOW_S * SAMPLE_RATE
 
 Float32 = npt.NDArray[np.float32]
 Precision = Literal["fp32", "int8"]
 
 
-def front_end(g: GraphBuilder, window: str) -> str:
-    """Whisper's log-mel of a window [batch, 480000]: [batch, 80, 3000]."""
-    padded = g.op("Pad", window, g.axes(0, FFT // 2, 0, FFT // 2), mode="reflect")
+def front_end(g: GraphBuilder, sound: str) -> str:
+    """Whisper's log-mel of [batch, samples]: [batch, 80, samples // 160]."""
+    padded = g.op("Pad", sound, g.axes(0, FFT // 2, 0, FFT // 2), mode="reflect")
     energy = g.mel_energy(padded, fourier_basis(FFT, FFT), mel_bank(MELS, FFT, 0.0, SAMPLE_RATE / 2), HOP)
     energy = g.op("Squeeze", g.op("Slice", energy, g.axes(0), g.axes(-1), g.axes(3)), g.axes(2))
     log = g.op("Log", g.op("Max", energy, g.scalar("floor", 1e-10)))
@@ -59,8 +58,8 @@ class _Encoder:
         self.weights = weights
         self.products: list[str] = []  # the nodes that int8 quantises
 
-    def lower(self, mel: str) -> str:
-        """The blocks that see the whole window: [batch, 80, 3000] to [batch, 1500, 512]."""
+    def encode(self, mel: str, rows: str) -> str:
+        """All blocks, of a stretch from the first position on: [batch, 80, more than 2 rows] to [batch, rows, 512]."""
         g, w = self.g, self.weights
 
         def convolution(x: str, name: str, stride: int) -> str:
@@ -68,14 +67,10 @@ class _Encoder:
             return g.op("Gelu", g.op("Conv", x, *parts, strides=[stride], pads=[1, 1]))
 
         x = g.op("Transpose", convolution(convolution(mel, "conv1", 1), "conv2", 2), perm=[0, 2, 1])
-        x = g.op("Add", x, g.constant("positional_embedding", w["positional_embedding"]))
-        for i in range(LOWER_BLOCKS):
-            x = self.block(x, f"blocks.{i}")
-        return x
-
-    def upper(self, x: str) -> str:
-        """The tuned blocks: [stretches, rows, 512] of any number of rows, each stretch alone, to the same shape."""
-        for i in range(LOWER_BLOCKS, BLOCKS):
+        position = g.constant("positional_embedding", w["positional_embedding"])
+        x = g.op("Slice", x, g.axes(0), rows, g.axes(1))
+        x = g.op("Add", x, g.op("Slice", position, g.axes(0), rows, g.axes(0)))
+        for i in range(BLOCKS):
             x = self.block(x, f"blocks.{i}")
         return self.norm(x, "ln_post")
 
@@ -116,11 +111,10 @@ class _Encoder:
 def _assemble(g: GraphBuilder, encoder: _Encoder) -> str:
     """The nodes from `waveform` to what the projection is given: [batch, frames, 512]."""
     frames = g.op("Div", g.op("Shape", "waveform", start=1, end=2), g.axes(FRAME_SAMPLES))
+    frames = g.op("Min", frames, g.axes(WINDOW_FRAMES))
     rows = g.op("Mul", frames, g.axes(ROWS))
     clip = g.op("Slice", "waveform", g.axes(0), g.op("Mul", frames, g.axes(FRAME_SAMPLES)), g.axes(1))
-    window = g.op("Pad", clip, g.axes(0, 0, 0, WINDOW_SAMPLES))
-    window = g.op("Slice", window, g.axes(0), g.axes(WINDOW_SAMPLES), g.axes(1))
-    x = encoder.upper(g.op("Slice", encoder.lower(front_end(g, window)), g.axes(0), rows, g.axes(1)))
+    x = encoder.encode(front_end(g, g.op("Pad", clip, g.axes(0, 0, 0, TAIL_SAMPLES))), rows)
     x = g.op("Reshape", x, g.axes(0, -1, ROWS, WIDTH))
     return g.op("ReduceMean", x, g.axes(2), keepdims=0)
 

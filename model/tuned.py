@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from model.declaration import read_score_map
 from model.export import Description
-from model.whisper import BLOCKS, LOWER_BLOCKS, WIDTH
+from model.whisper import BLOCKS, WIDTH
 
 DEFAULT_TUNED = Path(__file__).parent / "weights" / "accurate.safetensors"
 LAYERS = {
@@ -71,7 +71,7 @@ def read_tuned(path: Path) -> Tuned:
         return found
 
     updates: dict[str, Float32] = {}
-    for block in range(LOWER_BLOCKS, BLOCKS):
+    for block in range(BLOCKS):
         for layer, (rows, columns) in LAYERS.items():
             a = take(f"lora.{block}.{layer}.a", None, columns)
             updates[f"{block}.{layer}"] = take(f"lora.{block}.{layer}.b", rows, len(a)) @ a

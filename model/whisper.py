@@ -22,8 +22,8 @@ SHA256 = "24e01a450caf34d3d35e074c387404fab3e9d717b2fb848d6a2d7ae032694aa1"  # o
 MELS, WIDTH, HEADS, BLOCKS = 80, 512, 8, 6
 FFT, HOP = 400, 160
 WINDOW_S = 30  # its positions are absolute, and it was trained on full windows only
+TAIL_SAMPLES = 640  # of silence behind a stretch that is heard alone: its last rows look that far ahead
 WINDOW_FRAMES = WINDOW_S * SAMPLE_RATE // FRAME_SAMPLES  # 750 pooled frames
-LOWER_BLOCKS = 4  # never changed; only those above are tuned
 
 Float32 = npt.NDArray[np.float32]
 T = TypeVar("T")

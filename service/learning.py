@@ -33,10 +33,13 @@ def train(
     stage_1_minutes: Annotated[float, typer.Option(min=0.0, help="of word pairs after it (needs --words)")] = 0.0,
     stage_2_minutes: Annotated[float, typer.Option(min=0.0, help="of token prediction after that")] = 0.0,
     rounds: Annotated[int, typer.Option(min=0, help="without words: rounds of pairs found by the sound alone")] = 2,
-    start: Annotated[Path | None, typer.Option(help="a student's weights to begin with (safetensors)")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="a student to begin with: safetensors, or a tokenizer's ONNX file")
+    ] = None,
     rate: Annotated[
         float, typer.Option(min=0.0, help="highest learning rate of distillation; less for a student that has learned")
     ] = 5e-4,
+    scale: Annotated[int, typer.Option(min=1, help="times as many rows a step as on a CPU")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = 2,
     as_json: JsonOption = False,
@@ -54,7 +57,7 @@ def train(
         excluded = frozenset() if exclude is None else frozenset(exclude.read_text(encoding="utf-8").split())
         corpus = recipe.Corpus(folder, manifest, words=words, excluded=excluded, phones=phones)
         pairs = rounds if words is None else (stage_1_minutes, stage_2_minutes)
-        plan = recipe.plan(minutes, tune_minutes, tuned, pairs, rate)
+        plan = recipe.plan(minutes, tune_minutes, tuned, pairs, rate, scale)
         card = recipe.train(corpus, teacher, work, plan, torch.device(device), workers, start)
         if as_json:
             print_line(card)

@@ -23,14 +23,16 @@ from model.export import Description, export
 from model.graph import multiplies_in_8_bits
 from model.tokenizer import Tokenizer
 from model.training import recipe, stages
+from model.training.codecs import add_copies
 from model.training.consistency import Consistency, HeldOut, hold_out, measure
 from model.training.data import write_atomically
-from model.training.distil import Cutter, DistilSettings, Sampler
+from model.training.distil import DistilSettings, Sampler
 from model.training.embedding import embed_samples
 from model.training.imported import student_from_onnx
 from model.training.pairs import PairSettings, WordSampler
 from model.training.sample import PIECE_FRAMES, Sample, draw_sample
 from model.training.selfsearch import find_pairs, pieces, shifted
+from model.training.sound import Sound
 from model.training.student import Student
 from model.training.targets import TARGETS_FILE
 from model.training.words import Groups, Word
@@ -100,7 +102,7 @@ def adapt(
     targets = _targets(start, sample, work, device)
     following, pairs = work / START_FILE, []
     for number in range(1, settings.rounds + 1):
-        following, count = _round(number, sample, targets, following, work, settings, device)
+        following, count = _round(number, sample, targets, following, work, settings, device, workers)
         pairs.append(count)
     student = stages.load_student(following).to(device)
     after = measure(student, held_out, device)
@@ -178,12 +180,12 @@ def _targets(start: Student, sample: Sample, work: Path, device: torch.device) -
                 out[first : first + size] = embed_samples(start, whole.waveform(recording), device)
         out.flush()
         partial.replace(path)
-    return np.memmap(path, np.float16, "r", shape=shape)
+    return np.memmap(path, np.float16, "c", shape=shape)
 
 
 def _round(
     number: int, sample: Sample, targets: npt.NDArray[np.float16], start: Path, work: Path, settings: AdaptSettings,
-    device: torch.device,
+    device: torch.device, workers: int,
 ) -> tuple[Path, int]:  # fmt: skip
     """One round from the weights in `start`: its own weights, and how many pairs it had."""
     here = work / f"round-{number}"
@@ -214,9 +216,9 @@ def _round(
         # The labels of found pairs are numbers: none sounds like another.
         pairs=PairSettings(hard=0.0, other_languages=0.0),
     )  # fmt: skip
-    sampler = Sampler(sample.pieces, targets, stage.distillation)
-    cutter = Cutter(sample.pieces, targets)
-    pairs = WordSampler(cutter, groups, frozenset(), stage.pairs) if contrasting else None
+    sound = Sound(add_copies(sample.pieces, work, workers), targets, device)
+    sampler = Sampler(sound, stage.distillation)
+    pairs = WordSampler(sound, groups, frozenset(), stage.pairs) if contrasting else None
     scores = stages.run(stage, sampler, pairs, here, device, start)
     write_atomically(here / DONE_FILE, json.dumps({**scores, "pairs": len(groups.labels)}))
     return weights, len(groups.labels)

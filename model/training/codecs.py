@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from model.audio import SAMPLE_RATE
+from model.encoder import FRAME_SAMPLES, FRAME_SECONDS
+from model.training.data import COPIES_FILE, SAMPLES_FILE, Pack, read_pack, write_atomically
 
 Float32 = npt.NDArray[np.float32]
 
 LONGEST_DELAY_S = 0.15  # of an encoder and its decoder together
+COPIED_HOURS, COPIED_SHARE = 1.0, 0.1  # of the speech, at most
 
 
 @dataclass(frozen=True)
@@ -74,3 +82,45 @@ def _in_place(late: Float32, samples: Float32) -> Float32:
     there = late[shift : shift + len(samples)]
     out[: len(there)] = there
     return out
+
+
+def add_copies(pack: Pack, work: Path, workers: int, seed: int = 0) -> Pack:
+    """The pack with some recordings a second time, each through a codec; they are kept behind the samples in `work`.
+
+    Coding takes far longer than everything else that changes sound, so it is done once, not for each batch.
+    """
+    codings, path = available(), work / COPIES_FILE
+    if not codings:
+        return pack
+    if not path.exists():
+        rng = np.random.default_rng(seed)
+        speech = pack.recordings("speech")
+        left = min(COPIED_HOURS * 3600 / FRAME_SECONDS, COPIED_SHARE * float(pack.frames[speech].sum()))
+        chosen: list[int] = []
+        for recording in rng.permutation(speech).tolist():
+            if pack.frames[recording] <= left:
+                chosen.append(recording)
+                left -= int(pack.frames[recording])
+        jobs = []
+        for recording in chosen:
+            coding = codings[int(rng.integers(len(codings)))]
+            jobs.append((pack.waveform(recording), coding, int(rng.choice(coding.bit_rates))))
+        at = int(read_pack(work).frames.sum())  # the pack may be a part of what lies there
+        copies: list[tuple[int, int]] = []
+        with (work / SAMPLES_FILE).open("r+b") as out, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            out.truncate(2 * at * FRAME_SAMPLES)
+            out.seek(0, 2)
+            made = pool.map(_copy, jobs, chunksize=8)
+            for recording, copy in zip(chosen, tqdm(made, "codecs", len(jobs), unit="recording"), strict=True):
+                copy.tofile(out)
+                copies.append((recording, at))
+                at += len(copy) // FRAME_SAMPLES
+        write_atomically(path, json.dumps(copies))
+    found = dict(json.loads(path.read_text(encoding="utf-8")))
+    return replace(pack, samples=np.memmap(work / SAMPLES_FILE, np.int16, "c"), copies=found)
+
+
+def _copy(job: tuple[npt.NDArray[np.int16], Coding, int]) -> npt.NDArray[np.int16]:
+    samples, coding, bit_rate = job
+    heard = coded(samples.astype(np.float32) / 32767.0, coding, bit_rate)
+    return np.round(np.clip(heard, -1.0, 1.0) * 32767.0).astype(np.int16)

@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from model import audio
 from model.encoder import FRAME_SAMPLES
 
-SAMPLES_FILE, TABLE_FILE = "samples.i16", "recordings.json"
+SAMPLES_FILE, TABLE_FILE, COPIES_FILE = "samples.i16", "recordings.json", "copies.json"
 SOUND_FRAMES = 7_500  # 5 minutes: what the ranges of an encoder are measured on
 
 
@@ -41,13 +41,15 @@ class Entry:
 class Pack:
     """Recordings one after another, each a whole number of frames long.
 
-    `samples` int16 [total], `start` and `frames` int64 [recordings] in frames of 640 samples.
+    `samples` int16 [total], `start` and `frames` int64 [recordings] in frames of 640 samples. `copies` has the frame at
+    which a changed copy of a recording begins (see `codecs.add_copies`), beyond all recordings.
     """
 
     samples: npt.NDArray[np.int16]
     start: npt.NDArray[np.int64]
     frames: npt.NDArray[np.int64]
     entries: list[Entry]
+    copies: dict[int, int] = field(default_factory=dict)
 
     def recordings(self, kind: str) -> npt.NDArray[np.int64]:
         """Numbers of the recordings of one kind."""
@@ -135,10 +137,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 def read_pack(work: Path) -> Pack:
     """The pack that `write_pack` left in `work`; samples stay on disk until they are touched."""
+    copies = work / COPIES_FILE
     table = json.loads((work / TABLE_FILE).read_text(encoding="utf-8"))
     return Pack(
-        samples=np.memmap(work / SAMPLES_FILE, np.int16, "r"),
+        samples=np.memmap(work / SAMPLES_FILE, np.int16, "c"),
         start=np.array(table["start"], np.int64),
         frames=np.array(table["frames"], np.int64),
         entries=[Entry(**entry) for entry in table["entries"]],
+        copies=dict(json.loads(copies.read_text(encoding="utf-8"))) if copies.exists() else {},
     )

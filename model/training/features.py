@@ -22,7 +22,7 @@ from model.training.teacher import WIDTH, WINDOW_FRAMES, WINDOW_S, Teacher
 
 GAP_FRAMES = 10  # 0.4 s of silence between two recordings of a window
 OVERLAP_FRAMES = 50  # 2 s, between the windows of one recording that is longer than a window
-FEATURES_FILE, LOWER_FILE, JOURNAL_FILE, WHITENING_FILE = "teacher.f16", "lower.f16", "teacher.json", "whitening.npz"
+FEATURES_FILE, JOURNAL_FILE, WHITENING_FILE = "teacher.f16", "teacher.json", "whitening.npz"
 BATCH = 4
 
 
@@ -65,38 +65,21 @@ def window(pack: Pack, stretches: list[Placement]) -> npt.NDArray[np.float32]:
     return out
 
 
-@dataclass(frozen=True)
-class Features:
-    """Of every frame of a pack: `pooled` float16 [frames, 512], and `lower` float16 [frames, 2, 512] if asked for.
-
-    `lower` is what the blocks below the tuned ones give, two rows a frame.
-    """
-
-    pooled: npt.NDArray[np.float16]
-    lower: npt.NDArray[np.float16] | None
-
-
 def store_features(
-    load: Callable[[], Teacher], pack: Pack, work: Path, device: torch.device, *, lower: bool = False, seed: int = 0
-) -> Features:
-    """Features of every recording, in `work`; resumes where it stopped."""
+    load: Callable[[], Teacher], pack: Pack, work: Path, device: torch.device, *, seed: int = 0
+) -> npt.NDArray[np.float16]:
+    """Pooled features of every frame of a pack, float16 [frames, 512], in `work`; resumes where it stopped."""
     placements = place(pack.frames, np.random.default_rng(seed).permutation(len(pack.entries)))
     windows = placements[-1].window + 1
     of_window: list[list[Placement]] = [[] for _ in range(windows)]
     for placement in placements:
         of_window[placement.window].append(placement)
     journal = work / JOURNAL_FILE
-    state = json.loads(journal.read_text(encoding="utf-8")) if journal.exists() else {"windows": 0, "lower": lower}
-    done = state["windows"] if state.get("lower", False) or not lower else 0
-    keeps_lower = lower or (done > 0 and state.get("lower", False))
+    done = json.loads(journal.read_text(encoding="utf-8"))["windows"] if journal.exists() else 0
     mode: Literal["r+", "w+"] = "r+" if done else "w+"
-    total = int(pack.frames.sum())
-    features = Features(
-        np.memmap(work / FEATURES_FILE, np.float16, mode, shape=(total, WIDTH)),
-        np.memmap(work / LOWER_FILE, np.float16, mode, shape=(total, 2, WIDTH)) if keeps_lower else None,
-    )
+    stored = np.memmap(work / FEATURES_FILE, np.float16, mode, shape=(int(pack.frames.sum()), WIDTH))
     if done >= windows:
-        return features
+        return stored
     teacher = load().to(device)  # not before it is needed: a resumed run may have no teacher at hand
     for first in tqdm(
         range(done, windows, BATCH), "teacher", math.ceil(windows / BATCH), initial=done // BATCH, unit="batch"
@@ -104,23 +87,16 @@ def store_features(
         batch = of_window[first : first + BATCH]
         waveform = np.stack([window(pack, stretches) for stretches in batch])
         with torch.inference_mode(), autocast(device):
-            below = teacher.lower(torch.from_numpy(waveform).to(device))
-            above = teacher.upper(below).half().cpu().numpy()
-        rows = below.half().cpu().numpy().reshape(len(batch), WINDOW_FRAMES, 2, WIDTH)
+            pooled = teacher(torch.from_numpy(waveform).to(device)).half().cpu().numpy()
         for row, stretches in enumerate(batch):
             for p in stretches:
                 skip = OVERLAP_FRAMES // 2 if p.first else 0  # each stretch keeps the inner half of an overlap
                 to = int(pack.start[p.recording]) + p.first
-                features.pooled[to + skip : to + p.frames] = above[row, p.at + skip : p.at + p.frames]
-                if features.lower is not None:
-                    features.lower[to + skip : to + p.frames] = rows[row, p.at + skip : p.at + p.frames]
+                stored[to + skip : to + p.frames] = pooled[row, p.at + skip : p.at + p.frames]
         if first // BATCH % 50 == 49 or first + BATCH >= windows:
-            for array in (features.pooled, features.lower):
-                if isinstance(array, np.memmap):
-                    array.flush()
-            state = {"windows": min(first + BATCH, windows), "lower": keeps_lower}
-            write_atomically(journal, json.dumps(state))
-    return features
+            stored.flush()
+            write_atomically(journal, json.dumps({"windows": min(first + BATCH, windows)}))
+    return stored
 
 
 @dataclass(frozen=True)
@@ -140,6 +116,21 @@ def fit_whitening(features: npt.NDArray[np.float16], dim: int, sample: int = 200
     order = np.argsort(values)[::-1][:dim]
     scale = 1.0 / np.sqrt(values[order] + 1e-3 * values.max())
     return Whitening(mean.astype(np.float32), (vectors[:, order] * scale).astype(np.float32))
+
+
+def turned(
+    whitening: Whitening, towards: Whitening, features: npt.NDArray[np.float16], sample: int = 50_000
+) -> Whitening:
+    """The same whitening, turned so that what it makes of features lies as near as can be to what another makes.
+
+    White features stay white when they are turned (orthogonal Procrustes, Schönemann 1966). What was trained towards
+    the other can so go on from where it is.
+    """
+    at = np.sort(np.random.default_rng(0).choice(len(features), min(sample, len(features)), replace=False))
+    x = features[at].astype(np.float32)
+    mine, its = ((x - w.mean) @ w.matrix for w in (whitening, towards))
+    left, _, right = np.linalg.svd(mine.T.astype(np.float64) @ its)
+    return Whitening(whitening.mean, np.asarray(whitening.matrix @ (left @ right), np.float32))
 
 
 def save_whitening(whitening: Whitening, work: Path) -> None:

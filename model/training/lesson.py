@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -9,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from model.encoder import FRAME_SAMPLES
 from model.training.features import Whitening
 from model.training.losses import blank_free_ctc, path_contrast
 from model.training.lowrank import TunedTeacher
 from model.training.pairs import Codes, aligned_pairs
 from model.training.phones import PAUSE, Phones, padded_labels
-from model.training.teacher import WIDTH
 from model.training.tuningsettings import TuningSettings
-from model.training.views import View, Views, embed_views
+from model.training.views import View, Views
 from model.training.words import Groups, LabelSampler, Word
 
 PROTOTYPE_STEPS, PROTOTYPE_STRETCHES, PROTOTYPE_RATE = 200, 16, 3e-3
@@ -40,19 +42,20 @@ def phone_loss(scores: list[Tensor], labels: list[list[int]], temperature: float
 class Lesson:
     """Draws the batches of tuning and works out their losses.
 
-    `raw` float16 [frames of the pack, 512] are the teacher's own features, to which running speech is held. With
+    `cuts` are stretches that serve beside the words and have no label. `raw` float16 [frames of the pack, 512] are the
+    teacher's own features in full windows, to which running speech is held. With
     `phones` there are prototypes of phones beside the tuned teacher, which are learned too and thrown away.
     """
 
     def __init__(
-        self, tuned: TunedTeacher, views: Views, groups: Groups, sampler: LabelSampler, whitening: Whitening,
-        raw: npt.NDArray[np.float16], phones: Phones | None, device: torch.device, settings: TuningSettings,
+        self, tuned: TunedTeacher, views: Views, groups: Groups, sampler: LabelSampler, cuts: list[Word],
+        whitening: Whitening, raw: npt.NDArray[np.float16], phones: Phones | None, settings: TuningSettings,
     ) -> None:  # fmt: skip
         self.tuned, self.views, self.groups, self.sampler = tuned, views, groups, sampler
-        self.raw, self.phones, self.device, self.settings = raw, phones, device, settings
-        self.mean, self.matrix = torch.from_numpy(whitening.mean), torch.from_numpy(whitening.matrix)
+        self.cuts, self.raw, self.phones, self.settings = cuts, raw, phones, settings
+        self.device = views.device
+        self.mean, self.matrix = (torch.from_numpy(x).to(self.device) for x in (whitening.mean, whitening.matrix))
         self.taught = [word for label in groups.labels for word in groups.of[label]]
-        self.cuts = [word for word in views.number if word.label.startswith("~")]
         self.share = views.pack.frames / views.pack.frames.sum()
         # Long stretches come more often: most of those with word times are a word or two.
         lengths = np.array([said.frames for said in phones.said] if phones else [1], np.float64)
@@ -63,10 +66,10 @@ class Lesson:
         """The parameters that are learned, by name."""
         return self.tuned.trained() | ({} if self.codes is None else {"phones": self.codes.weight})
 
-    def own(self, at: int, frames: int) -> Tensor:
-        """The teacher's own whitened unit features of frames [at, at + frames) of the pack."""
-        x = torch.from_numpy(self.raw[at : at + frames].astype(np.float32))
-        return F.normalize((x - self.mean) @ self.matrix, dim=-1).to(self.device)
+    def own(self, spans: list[tuple[int, int]]) -> Tensor:
+        """The teacher's own whitened unit features of spans (at, frames) of the pack, one after another."""
+        x = torch.from_numpy(np.concatenate([self.raw[at : at + frames] for at, frames in spans])).to(self.device)
+        return F.normalize((x.float() - self.mean) @ self.matrix, dim=-1)
 
     def _prototypes(self, phones: Phones) -> Codes:
         """Directions of the phones in the teacher's own features, learned before anything else moves."""
@@ -76,7 +79,7 @@ class Lesson:
         for _ in tqdm(range(PROTOTYPE_STEPS), "prototypes", unit="step", leave=False):
             chosen = rng.choice(len(phones.said), PROTOTYPE_STRETCHES, p=self.said_share)
             said = [phones.said[int(i)] for i in chosen]
-            own = [self.own(int(self.views.pack.start[s.recording]) + s.first, s.frames) for s in said]
+            own = [self.own([(int(self.views.pack.start[s.recording]) + s.first, s.frames)]) for s in said]
             labels = [phones.labels_of[int(i)] for i in chosen]
             loss = phone_loss([codes.scores(x) for x in own], labels, self.settings.phone_temperature)
             optimizer.zero_grad()
@@ -100,7 +103,9 @@ class Lesson:
                 alone = rng.random() < s.isolated
                 if alone and label in of_word:
                     read.append((len(batch), of_word[label]))
-                batch.append(self.views.isolated(word) if alone else self._in_sentence(word, rng))
+                view = self.views.isolated(word) if alone else self._in_sentence(word, rng)
+                view = replace(view, changed=alone or rng.random() < s.changed)
+                batch.append(view.faster(float(rng.uniform(*s.speed))) if rng.random() < s.changed_speed else view)
                 label_of.append(number_of.setdefault(label, len(number_of)))
         for number in range(s.same):
             pool = self.cuts if self.cuts and number % 2 else self.taught
@@ -112,9 +117,9 @@ class Lesson:
         spoken = len(batch)
         places: list[int] = []  # in the pack, of each stretch that is kept
         for recording in rng.choice(len(pack.entries), s.running, p=self.share):
-            frames = min(s.running_frames, int(pack.frames[recording]))
+            frames = min(int(rng.integers(s.running_frames // 4, s.running_frames + 1)), int(pack.frames[recording]))
             at = int(pack.start[recording]) + int(rng.integers(int(pack.frames[recording]) - frames + 1))
-            batch.append(View(self.views.lower[at : at + frames].reshape(-1, WIDTH), 0, frames))
+            batch.append(View(pack.samples[at * FRAME_SAMPLES : (at + frames) * FRAME_SAMPLES], 0, frames))
             places.append(at)
         if self.phones is not None:
             for i in rng.choice(len(self.phones.said), s.stretches, p=self.said_share):
@@ -123,14 +128,13 @@ class Lesson:
                 around = int(rng.integers(0, s.around_frames + 1))
                 batch.append(self.views.stretch(said.recording, said.first, said.frames, around))
                 places.append(int(pack.start[said.recording]) + said.first)
-        embedded = embed_views(self.tuned, batch, self.device)
-        heard = [embedded[i][v.at : v.at + v.frames] for i, v in enumerate(batch)]
+        heard = self.views.embed(self.tuned, batch, rng)
         anchor, positive = aligned_pairs([w.detach().cpu().numpy() for w in heard[:spoken]])
         of_frame = torch.tensor(np.repeat(label_of, [len(w) for w in heard[:spoken]]), device=self.device)
         contrast = path_contrast(
             torch.cat(heard[:spoken]), of_frame, anchor.to(self.device), positive.to(self.device), s.temperature
         )
-        own = torch.cat([self.own(at, len(w)) for at, w in zip(places, heard[spoken:], strict=True)])
+        own = self.own([(at, len(w)) for at, w in zip(places, heard[spoken:], strict=True)])
         out = {"contrast": contrast, "kept": s.keep * (1.0 - (torch.cat(heard[spoken:]) * own).sum(-1).mean())}
         if self.codes is not None and read:
             scores = [self.codes.scores(heard[i]) for i, _ in read]

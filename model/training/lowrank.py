@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from model.encoder import FRAME_SAMPLES
 from model.training.features import Whitening
-from model.training.teacher import BLOCKS, LOWER_BLOCKS, WIDTH, Teacher
+from model.training.teacher import BLOCKS, WINDOW_FRAMES, Teacher
+from model.whisper import TAIL_SAMPLES
 
 LAYERS = ("attn.query", "attn.key", "attn.value", "attn.out", "mlp.0", "mlp.2")
 
@@ -31,10 +33,9 @@ class LowRankLinear(nn.Module):
 
 
 class TunedTeacher(nn.Module):
-    """The teacher with updates of its last blocks and a projection to unit embeddings.
+    """The teacher with updates of its blocks and a projection to unit embeddings.
 
-    `embed` takes what `Teacher.lower` gives, of one stretch a row: [batch, 2 n, 512] to [batch, n, dim]. Unlike the
-    published encoder the upper blocks look at the stretch alone, not at a window of 30 s.
+    Unlike the published encoder it looks at a stretch alone, not at a window of 30 s.
     """
 
     mean: Tensor
@@ -43,7 +44,7 @@ class TunedTeacher(nn.Module):
     def __init__(self, teacher: Teacher, whitening: Whitening, rank: int) -> None:
         super().__init__()
         self.teacher = teacher.requires_grad_(False)
-        for block in teacher.blocks[LOWER_BLOCKS:]:
+        for block in teacher.blocks:
             for name in LAYERS:
                 owner, last = block.get_submodule(name.split(".")[0]), name.split(".")[1]
                 setattr(owner, last, LowRankLinear(block.get_submodule(name), rank))  # type: ignore[arg-type]
@@ -56,13 +57,20 @@ class TunedTeacher(nn.Module):
         """The parameters that are learned, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def embed(self, lower: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Unit embeddings; `rows` int64 [batch] says how many rows of each are sound, the rest is padding."""
+    def embed(self, waveform: Tensor, frames: Tensor | None = None, position: int = 0) -> Tensor:
+        """Unit embeddings of stretches of 30 s at most: float32 [batch, n * 640] to [batch, n, dim].
+
+        `frames` int64 [batch] says how many of each are sound, the rest is padding; without it all are. `position` is
+        the encoder's row, of 1,500, at which they begin.
+        """
+        count = waveform.shape[1] // FRAME_SAMPLES
         mask = None
-        if rows is not None:
-            mask = (torch.arange(lower.shape[1], device=lower.device)[None] < rows[:, None])[:, None, None]
-            mask = mask.expand(-1, 1, lower.shape[1], -1)
-        pooled = self.teacher.upper(lower, mask).float()
+        if frames is not None:
+            there = torch.arange(count, device=waveform.device)[None] < frames[:, None]
+            waveform = waveform * there.repeat_interleave(FRAME_SAMPLES, 1)
+            mask = there.repeat_interleave(2, 1)[:, None, None].expand(-1, 1, 2 * count, -1)
+        mel = self.teacher.log_mel(F.pad(waveform, (0, TAIL_SAMPLES)))
+        pooled = self.teacher.encode(mel, 2 * count, min(position, 2 * (WINDOW_FRAMES - count)), mask).float()
         with torch.autocast(pooled.device.type, enabled=False):
             return F.normalize((pooled - self.mean) @ self.whitening.T @ self.mix.T, dim=-1)
 
@@ -70,7 +78,7 @@ class TunedTeacher(nn.Module):
         """The tuned part under the names of its file, see `model.accurate`."""
         out = {"projection.mean": self.mean, "projection.weight": self.mix.detach() @ self.whitening}
         out |= {f"ln_post.{name}": p.detach() for name, p in self.teacher.ln_post.named_parameters()}
-        for number in range(LOWER_BLOCKS, BLOCKS):
+        for number in range(BLOCKS):
             for name in LAYERS:
                 layer = self.teacher.blocks[number].get_submodule(name)
                 assert isinstance(layer, LowRankLinear)
@@ -84,21 +92,27 @@ def save_tuned(tuned: TunedTeacher, path: Path, metadata: dict[str, str]) -> Non
     save_file(tensors, path, metadata)
 
 
+def projection_of(path: Path) -> Whitening:
+    """The projection of a tuned part, from pooled features to what is then made unit."""
+    tensors = load_file(path)
+    return Whitening(
+        tensors["projection.mean"].float().numpy(),
+        np.ascontiguousarray(tensors["projection.weight"].float().numpy().T),
+    )
+
+
 def load_tuned(teacher: Teacher, path: Path) -> TunedTeacher:
     """The teacher with a tuned part as `save_tuned` left it."""
     tensors: Mapping[str, Tensor] = {name: tensor.float() for name, tensor in load_file(path).items()}
-    rank = len(tensors[f"lora.{LOWER_BLOCKS}.{LAYERS[0]}.a"])
-    projection = tensors["projection.weight"]
-    whitening = Whitening(tensors["projection.mean"].numpy(), np.ascontiguousarray(projection.numpy().T))
-    tuned = TunedTeacher(teacher, whitening, rank)
+    rank = len(tensors[f"lora.0.{LAYERS[0]}.a"])
+    tuned = TunedTeacher(teacher, projection_of(path), rank)
     with torch.no_grad():
         for name, parameter in teacher.ln_post.named_parameters():
             parameter.copy_(tensors[f"ln_post.{name}"])
-        for number in range(LOWER_BLOCKS, BLOCKS):
+        for number in range(BLOCKS):
             for name in LAYERS:
                 layer = teacher.blocks[number].get_submodule(name)
                 assert isinstance(layer, LowRankLinear)
                 layer.a.copy_(tensors[f"lora.{number}.{name}.a"])
                 layer.b.copy_(tensors[f"lora.{number}.{name}.b"])
-    assert projection.shape[1] == WIDTH
     return tuned.eval()

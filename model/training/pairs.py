@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.encoder import FRAME_SAMPLES
 from model.training import losses
 from model.training.alignment import warp
 from model.training.augment import Augmentation
-from model.training.distil import Cutter
+from model.training.sound import Batch, Plan, Sound
 from model.training.words import Groups, LabelSampler, Word
 
 Float32 = npt.NDArray[np.float32]
@@ -40,17 +39,13 @@ class PairSettings:
 
 
 @dataclass(frozen=True)
-class WordBatch:
+class WordBatch(Batch):
     """Rows of words: row 2 i and 2 i + 1 are the same word.
 
-    Waveform and noise float32 [rows, samples], target float32 [rows, frames, dim], valid bool [rows, frames] (frames
-    that have a target), word bool [rows, frames], label int64 [rows], the same for rows of one label of words.
+    `valid` are frames that have a target, word bool [rows, frames] those of the word, label int64 [rows] is the same
+    for rows of one label of words.
     """
 
-    waveform: Tensor
-    noise: Tensor
-    target: Tensor
-    valid: Tensor
     word: Tensor
     label: Tensor
 
@@ -58,8 +53,8 @@ class WordBatch:
 class WordSampler:
     """Draws batches of words, each row with the word somewhere in it and around it its sentence, silence or others."""
 
-    def __init__(self, cutter: Cutter, groups: Groups, timed: frozenset[str], settings: PairSettings) -> None:
-        self.cutter, self.groups, self.settings = cutter, groups, settings
+    def __init__(self, sound: Sound, groups: Groups, timed: frozenset[str], settings: PairSettings) -> None:
+        self.sound, self.pack, self.groups, self.settings = sound, sound.pack, groups, settings
         self.labels = LabelSampler(groups, timed, settings.hard, settings.other_languages)
         self.every = [word for label in groups.labels for word in groups.of[label]]
 
@@ -68,44 +63,33 @@ class WordSampler:
         s = self.settings
         pairs = [self.groups.pair(label, rng) for label in self.labels.draw(s.labels, rng)]
         pairs += [(word, word) for word in (self.every[int(rng.integers(len(self.every)))] for _ in range(s.same))]
-        rows = 2 * len(pairs)
-        samples = s.row_frames * FRAME_SAMPLES
-        waveform, noise = np.zeros((rows, samples), np.float32), np.zeros((rows, samples), np.float32)
-        target = torch.zeros((rows, s.row_frames, self.cutter.targets.shape[1]))
-        valid = torch.zeros((rows, s.row_frames), dtype=torch.bool)
-        spoken = torch.zeros((rows, s.row_frames), dtype=torch.bool)
-        for row in range(rows):
-            self._place(pairs[row // 2][row % 2], row, waveform[row], target[row], valid[row], spoken[row], rng)
-            noise[row] = self.cutter.noise(samples, rng)
-        white = 1e-4 * 10 ** rng.uniform(-1, 1, (rows, 1)).astype(np.float32)
-        waveform += white * rng.standard_normal(waveform.shape, dtype=np.float32)
+        plan = Plan(2 * len(pairs), s.row_frames)
+        spoken = torch.zeros((2 * len(pairs), s.row_frames), dtype=torch.bool)
+        for row in range(len(spoken)):
+            at, frames = self._place(pairs[row // 2][row % 2], row, plan, rng)
+            spoken[row, at : at + frames] = True
         number: dict[str, int] = {}  # a word that meets itself may be one of another pair too
         label = torch.tensor([number.setdefault(word.label, len(number)) for pair in pairs for word in pair])
-        return WordBatch(torch.from_numpy(waveform), torch.from_numpy(noise), target, valid, spoken, label)
+        device = self.sound.device
+        return WordBatch(**vars(self.sound.render(plan, rng)), word=spoken.to(device), label=label.to(device))
 
-    def _place(
-        self, word: Word, row: int, waveform: Float32, target: Tensor, valid: Tensor, spoken: Tensor,
-        rng: np.random.Generator,
-    ) -> None:  # fmt: skip
-        s, pack = self.settings, self.cutter.pack
+    def _place(self, word: Word, row: int, plan: Plan, rng: np.random.Generator) -> tuple[int, int]:
+        """The word's frames in its row: the first, and how many."""
+        s, pack = self.settings, self.pack
         speed = float(rng.uniform(*s.speed)) if rng.random() < 0.5 else 1.0
         frames = max(2, min(round(word.frames / speed), s.row_frames))
         at = int(rng.integers(0, s.row_frames - frames + 1))
-        start = int(pack.start[word.recording])
-        first, kind = start + word.first, rng.random()
+        first, kind = int(pack.start[word.recording]) + word.first, rng.random()
         low, high = at, at + frames
         if kind >= s.isolated + s.spliced:  # in its sentence, as far as that goes
             low = at - min(at, int(word.first / speed))
             after = int((int(pack.frames[word.recording]) - word.first) / speed) - frames
             high = at + frames + max(0, min(s.row_frames - at - frames, after))
         elif kind >= s.isolated:
-            other = int(rng.integers(0, len(self.cutter.targets) - s.row_frames))
-            waveform[:] = self.cutter.cut(other, s.row_frames)
-        first -= round((at - low) * speed)
-        waveform[low * FRAME_SAMPLES : high * FRAME_SAMPLES] = self.cutter.cut(first, high - low, speed)
-        target[low:high] = self.cutter.target(first, high - low, speed)
-        valid[low:high] = True
-        spoken[at : at + frames] = True
+            other = int(rng.integers(0, int(pack.frames.sum()) - s.row_frames))
+            plan.put(row, 0, other, s.row_frames, taught=False)
+        plan.put(row, low, first - round((at - low) * speed), high - low, speed)
+        return at, frames
 
 
 def aligned_pairs(frames: list[Float32]) -> tuple[Tensor, Tensor]:

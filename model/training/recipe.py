@@ -20,23 +20,28 @@ from model.encoder import FRAME_SECONDS, AttentionShape, parameter_count
 from model.export import Description, export
 from model.graph import Bits
 from model.training import data, features, mining, stages, targets, teacher, tuning
-from model.training.distil import Cutter, Sampler
+from model.training.codecs import add_copies
+from model.training.distil import Sampler
 from model.training.embedding import embed_recordings
-from model.training.features import Features, Whitening
+from model.training.features import Whitening
+from model.training.imported import student_from_onnx
 from model.training.inherit import inherit
 from model.training.lesson import Lesson
-from model.training.lowrank import TunedTeacher, load_tuned
+from model.training.lowrank import TunedTeacher, load_tuned, projection_of
 from model.training.pairs import WordSampler
 from model.training.phones import Phones, read_phones
 from model.training.rooms import load_rooms
+from model.training.sound import Sound
 from model.training.student import Student
 from model.training.tuningsettings import TuningSettings
 from model.training.views import Views
 from model.training.words import Groups, LabelSampler, Word, read_words
 from model.tuned import DEFAULT_TUNED
 
-INHERITED_FILE = "inherited.safetensors"
-CODEBOOK_FILE, CARD_FILE, DONE_FILE, ISOLATED_FOLDER = "codebook.npz", "card.json", "done.json", "isolated"
+CPU = torch.device("cpu")
+INHERITED_FILE, START_FILE = "inherited.safetensors", "start.safetensors"
+MINED_FILE = "mined.json"
+CODEBOOK_FILE, CARD_FILE, DONE_FILE = "codebook.npz", "card.json", "done.json"
 TUNED_PART_FILE = "accurate.safetensors"
 TUNED_PART = Description(
     "accurate", "1", "Apache-2.0; the encoder it is put on: MIT", "OpenAI Whisper base, tuned; see the model card"
@@ -79,13 +84,13 @@ class Plan:
 
 def plan(
     minutes: float, tune_minutes: float, tuned: Path | None, pairs: tuple[float, float] | int,
-    rate: float = stages.Stage.learning_rate,
+    rate: float = stages.Stage.learning_rate, scale: int = 1,
 ) -> Plan:  # fmt: skip
     """The usual plan: tuning if it is asked for, `minutes` of distillation, and the word stages.
 
     `pairs` has the minutes of Stage I and of Stage II where there are words, or, where there are none, the rounds of
-    pairs found by their sound, which share a third of `minutes`. `rate` is distillation's highest learning rate.
-    Without a tuned part the one that ships serves.
+    pairs found by their sound, which share a third of `minutes`. `rate` is distillation's highest learning rate, and
+    batches are `scale` times as large as on a CPU. Without a tuned part the one that ships serves.
     """
     if tuned is None and not tune_minutes and DEFAULT_TUNED.exists():
         tuned = DEFAULT_TUNED
@@ -96,8 +101,12 @@ def plan(
     else:
         both = (replace(stages.STAGE_1, minutes=pairs[0]), replace(stages.STAGE_2, minutes=pairs[1]))
         following = [stage for stage in both if stage.minutes]
-    tuning_settings = TuningSettings(minutes=tune_minutes) if tune_minutes else None
-    return Plan((stages.Stage(name="distil", minutes=minutes, learning_rate=rate), *following), tuning_settings, tuned)
+    tuning_settings = None
+    if tune_minutes:
+        often_s = min(TuningSettings.evaluate_s, 10.0 * tune_minutes)
+        tuning_settings = TuningSettings(minutes=tune_minutes, evaluate_s=often_s).scaled(scale)
+    every = (stages.Stage(name="distil", minutes=minutes, learning_rate=rate), *following)
+    return Plan(tuple(stage.scaled(scale) for stage in every), tuning_settings, tuned)
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ class Prepared:
     """
 
     pack: data.Pack
-    features: Features
+    features: npt.NDArray[np.float16]  # pooled, of the published teacher: [frames, 512]
     whitening: Whitening
     groups: Groups | None
     timed: frozenset[str]  # languages with word times
@@ -124,24 +133,25 @@ def packed(corpus: Corpus, work: Path, workers: int) -> data.Pack:
     return data.write_pack(found, corpus.folder, work, workers)
 
 
-def prepare(
-    corpus: Corpus, teacher_source: str, work: Path, dim: int, lower: bool, device: torch.device, workers: int
-) -> Prepared:
+def prepare(corpus: Corpus, teacher_source: str, work: Path, dim: int, device: torch.device, workers: int) -> Prepared:
     """Pack the corpus, store the teacher's features and find the words, unless `work` has them already.
 
     Raises CorpusError where too little of the corpus can be decoded, TeacherError where the teacher is amiss.
     """
-    pack = packed(corpus, work, workers)
-    stored = features.store_features(lambda: teacher.load_teacher(teacher_source), pack, work, device, lower=lower)
+    pack = add_copies(packed(corpus, work, workers), work, workers)
+    stored = features.store_features(lambda: teacher.load_teacher(teacher_source), pack, work, device)
     if not (work / features.WHITENING_FILE).exists():
-        features.save_whitening(features.fit_whitening(stored.pooled, dim), work)
+        whitening = features.fit_whitening(stored, dim)
+        if DEFAULT_TUNED.exists() and (shipped := projection_of(DEFAULT_TUNED)).matrix.shape == whitening.matrix.shape:
+            whitening = features.turned(whitening, shipped, stored)
+        features.save_whitening(whitening, work)
     whitening = features.load_whitening(work)
     rooms = load_rooms(work)
     if corpus.words is None:
         return Prepared(pack, stored, whitening, None, frozenset(), rooms=rooms)
     timed_words = read_words(corpus.words, pack, corpus.excluded)
     timed = frozenset(_languages_of_many(timed_words))
-    mined = [] if corpus.manifest is None else _mined(corpus, pack, stored, whitening, timed)
+    mined = [] if corpus.manifest is None else _mined(corpus, pack, stored, whitening, timed, work / MINED_FILE)
     groups = Groups(list(dict.fromkeys(timed_words + mined)))
     return Prepared(pack, stored, whitening, groups, timed, rooms)
 
@@ -161,10 +171,13 @@ def _languages_of_many(words: list[Word], speakers: int = 3) -> set[str]:
 
 
 def _mined(
-    corpus: Corpus, pack: data.Pack, stored: Features, whitening: Whitening, timed: frozenset[str]
-) -> list[Word]:
-    """Words of the other languages, found where transcripts say that two recordings share one."""
+    corpus: Corpus, pack: data.Pack, stored: npt.NDArray[np.float16], whitening: Whitening, timed: frozenset[str],
+    path: Path,
+) -> list[Word]:  # fmt: skip
+    """Words of the other languages, found where transcripts say that two recordings share one, and kept in `path`."""
     assert corpus.manifest is not None
+    if path.exists():
+        return [Word(**word) for word in json.loads(path.read_text(encoding="utf-8"))]
     texts = {
         recording: text
         for recording, text in mining.read_texts(corpus.manifest, pack).items()
@@ -174,10 +187,12 @@ def _mined(
     @lru_cache(512)
     def embed(recording: int) -> npt.NDArray[np.float32]:
         start, frames = int(pack.start[recording]), int(pack.frames[recording])
-        x = (stored.pooled[start : start + frames].astype(np.float32) - whitening.mean) @ whitening.matrix
+        x = (stored[start : start + frames].astype(np.float32) - whitening.mean) @ whitening.matrix
         return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6), np.float32)
 
-    return mining.from_texts(pack, texts, embed, excluded=corpus.excluded)
+    found = mining.from_texts(pack, texts, embed, excluded=corpus.excluded)
+    data.write_atomically(path, json.dumps([asdict(word) for word in found]))
+    return found
 
 
 def tune_teacher(
@@ -188,29 +203,15 @@ def tune_teacher(
     out = work / tuning.TUNED_FILE
     if (work / tuning.DONE_FILE).exists():
         return out
-    if prepared.groups is None or not prepared.groups.labels or prepared.features.lower is None:
-        raise TrainingError("tuning the teacher needs words that several speakers say, and the lower features")
+    if prepared.groups is None or not prepared.groups.labels:
+        raise TrainingError("tuning the teacher needs words that several speakers say")
     groups = prepared.groups
-    words = sorted(
-        {word for label in groups.labels for word in groups.of[label]} | set(groups.held_out),
-        key=lambda word: (word.recording, word.first, word.label),
-    )
-    words += tuning.random_cuts(prepared.pack, settings.cuts, settings.seed)
-    alone = work / ISOLATED_FOLDER
-    alone.mkdir(exist_ok=True)
-    cuts = features.store_features(
-        lambda: teacher.load_teacher(teacher_source),
-        tuning.isolated_pack(prepared.pack, words, settings.augmentation, rooms=prepared.rooms),
-        alone, device, lower=True,
-    )  # fmt: skip
-    assert cuts.lower is not None
-    views = Views(prepared.pack, prepared.features.lower, words, cuts.lower)
+    cuts = tuning.random_cuts(prepared.pack, settings.cuts, settings.seed)
+    views = Views(prepared.pack, settings.augmentation, device, prepared.rooms)
     tuned = TunedTeacher(teacher.load_teacher(teacher_source), prepared.whitening, settings.rank).to(device)
     sampler = LabelSampler(groups, prepared.timed, settings.hard, settings.other_languages)
     phones = _phones(corpus, prepared.pack, groups, workers) if corpus.phones else None
-    lesson = Lesson(
-        tuned, views, groups, sampler, prepared.whitening, prepared.features.pooled, phones, device, settings
-    )
+    lesson = Lesson(tuned, views, groups, sampler, cuts, prepared.whitening, prepared.features, phones, settings)
     tuning.tune(lesson, work)
     return out
 
@@ -221,13 +222,11 @@ def make_targets(
     """The targets in `work`, made unless they are there."""
     path = work / targets.TARGETS_FILE
     if path.exists():
-        return np.memmap(path, np.float16, "r").reshape(len(prepared.features.pooled), -1)
+        return np.memmap(path, np.float16, "c").reshape(len(prepared.features), -1)
     if tuned is None:
-        return targets.whitened(prepared.features.pooled, prepared.whitening, path)
-    if prepared.features.lower is None:
-        raise TrainingError("a tuned teacher needs the lower features")
+        return targets.whitened(prepared.features, prepared.whitening, path)
     tuned_teacher = load_tuned(teacher.load_teacher(teacher_source), tuned).to(device)
-    return targets.tuned(prepared.features.lower, prepared.pack, tuned_teacher, path, device)
+    return targets.tuned(prepared.pack, tuned_teacher, path, device)
 
 
 def write_tuned_part(tuned: Path, target: npt.NDArray[np.float16], description: Description, out: Path) -> None:
@@ -298,8 +297,7 @@ def train(
     work.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     first = plan.stages[0]
-    needs_lower = plan.tuning is not None or plan.tuned is not None
-    prepared = prepare(corpus, teacher_source, work, first.shape.dim, needs_lower, device, workers)
+    prepared = prepare(corpus, teacher_source, work, first.shape.dim, device, workers)
     tuned = plan.tuned
     if plan.tuning is not None:
         tuned = tune_teacher(corpus, prepared, teacher_source, plan.tuning, work, device, workers)
@@ -310,6 +308,9 @@ def train(
     weights = start
     if weights is None and isinstance(first.shape, AttentionShape):
         weights = inherited(first, first.shape, prepared, target, teacher_source, work / INHERITED_FILE)
+    elif weights is not None and weights.suffix == ".onnx":
+        stages.save_student(student_from_onnx(weights), work / START_FILE)
+        weights = work / START_FILE
     for stage in plan.stages:
         done = work / stage.name / DONE_FILE
         if stage.words and corpus.words is None and not done.exists():
@@ -341,7 +342,7 @@ def inherited(
 ) -> Path:  # fmt: skip
     """The weights in `path` that a stage begins with: the teacher's own lower blocks, taken unless that was done."""
     if not path.exists():
-        sampler = Sampler(prepared.pack, target, stage.distillation)
+        sampler = Sampler(Sound(prepared.pack, target, CPU), stage.distillation)
         stages.save_student(inherit(shape, teacher.load_teacher(teacher_source), sampler, stage.seed), path)
     return path
 
@@ -369,12 +370,13 @@ def run_stage(
         done: dict[str, float] = json.loads((work / DONE_FILE).read_text(encoding="utf-8"))
         if done["minutes"] >= stage.minutes:  # otherwise the budget has been raised, and it goes on
             return done
-    sampler = Sampler(prepared.pack, target, stage.distillation)
+    sound = Sound(prepared.pack, target, device)
+    sampler = Sampler(sound, stage.distillation)
     words = None
     if stage.words:
         if prepared.groups is None or not prepared.groups.labels:
             raise TrainingError(f"the stage {stage.name} needs words that several speakers say")
-        words = WordSampler(Cutter(prepared.pack, target), prepared.groups, prepared.timed, stage.pairs)
+        words = WordSampler(sound, prepared.groups, prepared.timed, stage.pairs)
     scores = stages.run(stage, sampler, words, work, device, start, prepared.rooms) | {"minutes": stage.minutes}
     data.write_atomically(work / DONE_FILE, json.dumps(scores))
     return scores

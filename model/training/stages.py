@@ -28,6 +28,7 @@ from model.training.pairs import Codes, PairSettings, WordBatch, WordSampler, al
 from model.training.precision import autocast
 from model.training.student import Student
 
+SHOWN_STEPS, MOST_CONTRASTED = 10, 8_192
 CHECKPOINT_FILE, WEIGHTS_FILE, LOG_FILE = "checkpoint.pt", "student.safetensors", "train.jsonl"
 
 
@@ -63,6 +64,15 @@ class Stage:
     distillation: DistilSettings = field(default_factory=DistilSettings)
     pairs: PairSettings = field(default_factory=PairSettings)
 
+    def scaled(self, by: int) -> Stage:
+        """With batches so many times as large; the contrast of running speech has as many more frames up to 8,192."""
+        frames = self.distillation.contrast_frames
+        contrasted = max(frames, min(by * frames, MOST_CONTRASTED))
+        return replace(
+            self, rows=by * self.rows, distillation=replace(self.distillation, contrast_frames=contrasted),
+            pairs=replace(self.pairs, labels=by * self.pairs.labels, same=by * self.pairs.same),
+        )  # fmt: skip
+
 
 # Distillation weighs three times the words: with as much for both, words of other languages and voices lose.
 # Half way back to where it began it keeps what it gained on the words and loses next to nothing elsewhere.
@@ -84,9 +94,10 @@ def held_out_cosine(student: Student, sampler: Sampler, device: torch.device, re
     total, frames = 0.0, 0
     for recording in sampler.held_out[:recordings]:
         waveform = torch.from_numpy(sampler.pack.waveform(int(recording)).astype(np.float32) / 32767.0)
-        target = sampler.cutter.target(int(sampler.pack.start[recording]), int(sampler.pack.frames[recording]))
+        first = int(sampler.pack.start[recording])
+        target = sampler.sound.targets[first : first + int(sampler.pack.frames[recording])].float()
         with autocast(device):
-            embedding = student(waveform[None].to(device))[0].cpu()
+            embedding = student(waveform[None].to(device))[0].to(target.device)
         total += float((embedding * target).sum())
         frames += len(target)
     student.train()
@@ -144,15 +155,15 @@ def word_losses(
     """
     s = stage.pairs
     device = embedding.device
-    spoken = batch.word.to(device)
+    spoken = batch.word
     frames = spoken.sum(1).tolist()
     flat = embedding[spoken]
     words = list(torch.split(flat.detach(), frames))
     if stage.paths == "mel":
         with torch.no_grad():
-            words = list(torch.split(_mel_frames(student, batch.waveform.to(device))[spoken], frames))
+            words = list(torch.split(_mel_frames(student, batch.waveform)[spoken], frames))
     anchor, positive = (index.to(device) for index in aligned_pairs([w.cpu().numpy() for w in words]))
-    label = batch.label.to(device).repeat_interleave(torch.tensor(frames, device=device))
+    label = batch.label.repeat_interleave(torch.tensor(frames, device=device))
     contrast = losses.path_contrast(flat, label, anchor, positive, s.temperature)
     out = {"words": stage.words * contrast}
     if codes is None:
@@ -193,7 +204,7 @@ def first_codes(student: Student, sampler: Sampler, stage: Stage, device: torch.
     while sum(len(p) for p in parts) < 24 * stage.pairs.codes:
         batch = sampler.draw(rng, 16)
         with torch.inference_mode(), autocast(device):
-            parts.append(student(batch.waveform.to(device)).float().cpu().numpy().reshape(-1, student.shape.dim))
+            parts.append(student(batch.waveform).float().cpu().numpy().reshape(-1, student.shape.dim))
     student.train()
     return Codes(torch.from_numpy(spherical_kmeans(np.concatenate(parts), stage.pairs.codes))).to(device)
 
@@ -247,7 +258,7 @@ def run(
         save_student(average, work / WEIGHTS_FILE)
 
     def embed(waveform: Tensor, noise: Tensor, spec: DistilSettings | PairSettings) -> Tensor:
-        changed = augment(waveform.to(device), noise.to(device), spec.augmentation, generator, rooms)
+        changed = augment(waveform, noise, spec.augmentation, generator, rooms)
         mel = warp_vocal_tract(student.log_mel(changed), spec.augmentation, generator)
         with autocast(device):
             return F.normalize(student.features(mel).float(), dim=-1)
@@ -255,7 +266,7 @@ def run(
     budget_s = stage.minutes * 60.0
     rng = np.random.default_rng((stage.seed, step))
     generator = torch.Generator(device).manual_seed(stage.seed * 1_000_003 + step)
-    means: dict[str, float] = {}
+    means: dict[str, Tensor] = {}
     steps_here = 0
     saved_at = last = time.monotonic()
     with tqdm(total=round(budget_s), initial=round(spent_s), desc=stage.name, unit="s") as bar:
@@ -274,8 +285,7 @@ def run(
                 heard = embed(word_batch.waveform, word_batch.noise, stage.pairs)
                 loss_of |= word_losses(student, codes, word_batch, heard, embedding.flatten(0, 1)[::4], stage)
                 if stage.distil:
-                    valid = word_batch.valid.to(device)
-                    kept = (heard * word_batch.target.to(device)).sum(-1)[valid].mean()
+                    kept = (heard * word_batch.target).sum(-1)[word_batch.valid].mean()
                     loss_of["distil"] = loss_of["distil"] + 0.5 * stage.distil * (1.0 - kept)
             loss = torch.stack(list(loss_of.values())).sum()
             optimizer.zero_grad(set_to_none=True)
@@ -289,15 +299,16 @@ def run(
             steps_here += 1
             keep = min(0.98, 1.0 - 1.0 / steps_here)  # a plain mean at first
             for name, part in {**loss_of, "cosine": cosine}.items():
-                means[name] = keep * means.get(name, 0.0) + (1 - keep) * float(part.detach())
+                means[name] = keep * means.get(name, part.detach()) + (1 - keep) * part.detach()
+            if step % SHOWN_STEPS == 0 or device.type == "cpu":  # looking waits for the device
+                bar.set_postfix({"step": step} | {name: f"{float(value):.3f}" for name, value in means.items()})
             now = time.monotonic()
             spent_s += now - last
             bar.update(round(spent_s) - bar.n)
-            bar.set_postfix({"step": step} | {name: f"{value:.3f}" for name, value in means.items()})
             last = now
             if step % stage.evaluate_steps == 0:
                 line = {"stage": stage.name, "step": step, "spent_s": round(spent_s, 1), "rate": rate}
-                line |= {name: round(value, 4) for name, value in means.items()}
+                line |= {name: round(float(value), 4) for name, value in means.items()}
                 line["held_out_cosine"] = round(held_out_cosine(average, sampler, device), 4)
                 with (work / LOG_FILE).open("a", encoding="utf-8") as log:
                     log.write(json.dumps(line) + "\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +24,11 @@ from model.encoder import (
 from model.frontend import HOP, PAD, FrontEnd
 
 
+def exact_convolutions() -> AbstractContextManager[None]:
+    """Convolutions in whole float32: GPUs take 10 bits by default, too few for the quiet parts of a spectrum."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
 class LogMel(nn.Module):
     """`FrontEnd.log_mel` for batches: float32 [batch, samples] to [batch, mels, samples // 160]."""
 
@@ -35,7 +42,7 @@ class LogMel(nn.Module):
         self.register_buffer("bank", torch.from_numpy(spec.bank), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        with torch.autocast(waveform.device.type, enabled=False):
+        with torch.autocast(waveform.device.type, enabled=False), exact_convolutions():
             padded = F.pad(waveform.float(), (PAD, PAD))[:, None]
             spectrum = F.conv1d(padded, self.basis, stride=HOP)
             real, imaginary = spectrum.chunk(2, dim=1)

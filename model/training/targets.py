@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from model.encoder import FRAME_SAMPLES
 from model.training.data import Pack
 from model.training.features import Whitening
 from model.training.lowrank import TunedTeacher
 from model.training.precision import autocast
-from model.training.teacher import WIDTH
 
 TARGETS_FILE = "targets.f16"
 LONGEST_FRAMES = 500  # 20 s: a longer recording is cut, as an archive's segments are
@@ -33,11 +33,11 @@ def whitened(pooled: npt.NDArray[np.float16], whitening: Whitening, path: Path) 
 
 @torch.inference_mode()
 def tuned(
-    lower: npt.NDArray[np.float16], pack: Pack, teacher: TunedTeacher, path: Path, device: torch.device
+    pack: Pack, teacher: TunedTeacher, path: Path, device: torch.device, batch_frames: int = BATCH_FRAMES
 ) -> npt.NDArray[np.float16]:
-    """Targets float16 [frames, dim] by a tuned teacher from the lower features of the pack, written to `path`."""
+    """Targets float16 [frames, dim] of a pack by a tuned teacher, written to `path`."""
     partial = path.with_suffix(".partial")
-    out = np.memmap(partial, np.float16, "w+", shape=(len(lower), teacher.mix.shape[0]))
+    out = np.memmap(partial, np.float16, "w+", shape=(int(pack.frames.sum()), teacher.mix.shape[0]))
     stretches = [
         (int(start) + at, min(LONGEST_FRAMES, int(frames) - at))
         for start, frames in zip(pack.start, pack.frames, strict=True)
@@ -45,18 +45,19 @@ def tuned(
     ]
     stretches.sort(key=lambda stretch: stretch[1])
     first = 0
-    with tqdm(total=len(lower), desc="targets", unit="frame") as bar:
+    with tqdm(total=len(out), desc="targets", unit="frame") as bar:
         while first < len(stretches):
             count = 1
-            while first + count < len(stretches) and stretches[first + count][1] * (count + 1) <= BATCH_FRAMES:
+            while first + count < len(stretches) and stretches[first + count][1] * (count + 1) <= batch_frames:
                 count += 1
             part = stretches[first : first + count]
-            rows = torch.zeros((count, 2 * part[-1][1], WIDTH))
+            sound = np.zeros((count, part[-1][1] * FRAME_SAMPLES), np.int16)
             for i, (at, frames) in enumerate(part):
-                rows[i, : 2 * frames] = torch.from_numpy(lower[at : at + frames].reshape(-1, WIDTH).astype(np.float32))
-            lengths = torch.tensor([2 * frames for _, frames in part], device=device)
+                there = pack.samples[at * FRAME_SAMPLES : (at + frames) * FRAME_SAMPLES]
+                sound[i, : len(there)] = there
+            lengths = torch.tensor([frames for _, frames in part], device=device)
             with autocast(device):
-                embedded = teacher.embed(rows.to(device), lengths)
+                embedded = teacher.embed(torch.from_numpy(sound).to(device).float() / 32767.0, lengths)
             embedded = F.normalize(embedded.float(), dim=-1).half().cpu()
             for i, (at, frames) in enumerate(part):
                 out[at : at + frames] = embedded[i, :frames].numpy()
@@ -69,4 +70,4 @@ def _finish(out: npt.NDArray[np.float16], partial: Path, path: Path) -> npt.NDAr
     if isinstance(out, np.memmap):
         out.flush()
     partial.rename(path)
-    return np.memmap(path, np.float16, "r", shape=out.shape)
+    return np.memmap(path, np.float16, "c", shape=out.shape)

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from model import whisper
 from model.audio import SAMPLE_RATE
 from model.frontend import fourier_basis, mel_bank
-from model.whisper import BLOCKS, FFT, HEADS, HOP, LOWER_BLOCKS, MELS, PUBLISHED_AS, WIDTH, WINDOW_FRAMES, WINDOW_S
+from model.training.student import exact_convolutions
+from model.whisper import BLOCKS, FFT, HEADS, HOP, MELS, PUBLISHED_AS, WIDTH, WINDOW_FRAMES, WINDOW_S
 
 __all__ = [
-    "BLOCKS", "FFT", "HEADS", "HOP", "LOWER_BLOCKS", "MELS", "PUBLISHED_AS", "WIDTH", "WINDOW_FRAMES", "WINDOW_S",
+    "BLOCKS", "FFT", "HEADS", "HOP", "MELS", "PUBLISHED_AS", "WIDTH", "WINDOW_FRAMES", "WINDOW_S",
     "Teacher", "TeacherBlock", "TeacherError", "load_teacher",
 ]  # fmt: skip
 
@@ -59,7 +60,10 @@ class TeacherBlock(nn.Module):
 
 
 class Teacher(nn.Module):
-    """Waveforms of 30 s in, pooled features out: float32 [batch, 480000] to [batch, 750, 512], 25 a second."""
+    """The published encoder.
+
+    Called with windows of 30 s it gives pooled features: float32 [batch, 480000] to [batch, 750, 512], 25 a second.
+    """
 
     basis: Tensor
     bank: Tensor
@@ -75,37 +79,37 @@ class Teacher(nn.Module):
         self.register_buffer("bank", torch.from_numpy(mel_bank(MELS, FFT, 0.0, SAMPLE_RATE / 2)), persistent=False)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
-        """Whisper's own front end: float32 [batch, 480000] to [batch, 80, 3000]."""
-        padded = F.pad(waveform[:, None], (FFT // 2, FFT // 2), mode="reflect")
-        spectrum = F.conv1d(padded, self.basis, stride=HOP)[..., :-1]
-        real, imaginary = spectrum.chunk(2, dim=1)
-        mel = self.bank @ (real.square() + imaginary.square())
-        log = mel.clamp(min=1e-10).log10()
-        floor = log.amax(dim=(1, 2), keepdim=True) - 8.0
-        return torch.maximum(log, floor).add(4.0).div(4.0)
+        """Whisper's own front end: float32 [batch, samples] to [batch, 80, samples // 160]."""
+        with torch.autocast(waveform.device.type, enabled=False), exact_convolutions():
+            padded = F.pad(waveform.float()[:, None], (FFT // 2, FFT // 2), mode="reflect")
+            spectrum = F.conv1d(padded, self.basis, stride=HOP)[..., :-1]
+            real, imaginary = spectrum.chunk(2, dim=1)
+            mel = self.bank @ (real.square() + imaginary.square())
+            log = mel.clamp(min=1e-10).log10()
+            floor = log.amax(dim=(1, 2), keepdim=True) - 8.0
+            return torch.maximum(log, floor).add(4.0).div(4.0)
 
-    def lower(self, waveform: Tensor) -> Tensor:
-        """The blocks that are never tuned: float32 [batch, 480000] to [batch, 1500, 512], 50 a second."""
-        with torch.autocast(waveform.device.type, enabled=False):
-            mel = self.log_mel(waveform.float())
-        x = F.gelu(self.conv1(mel))
-        x = F.gelu(self.conv2(x)).transpose(1, 2) + self.positional_embedding
-        for block in self.blocks[:LOWER_BLOCKS]:
-            x = block(x)
-        return x
+    def stem(self, mel: Tensor, rows: int, position: int = 0) -> Tensor:
+        """What the first block is given: log-mel [batch, 80, 2 * rows or more] to [batch, rows, 512], 50 a second.
 
-    def upper(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The last blocks and the mean of two frames: [batch, 2 n, 512] to float32 [batch, n, 512].
-
-        `mask` bool [batch, 1, 2 n, 2 n] is true where a frame may look at another; without one all may.
+        `position` is where the first row stands among those of a window.
         """
-        for block in self.blocks[LOWER_BLOCKS:]:
+        x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)[:, :rows]
+        return x + self.positional_embedding[position : position + rows]
+
+    def encode(self, mel: Tensor, rows: int, position: int = 0, mask: Tensor | None = None) -> Tensor:
+        """All blocks, the last norm and the mean of two rows: to float32 [batch, rows // 2, 512], see `stem`.
+
+        `mask` bool [batch, 1, rows, rows] is true where a row may look at another; without one all may.
+        """
+        x = self.stem(mel, rows, position)
+        for block in self.blocks:
             x = block(x, mask)
         out: Tensor = self.ln_post(x.float())
         return out.view(len(out), -1, 2, WIDTH).mean(2)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        return self.upper(self.lower(waveform))
+        return self.encode(self.log_mel(waveform), 2 * WINDOW_FRAMES)
 
 
 _own_names = whisper.own_names

@@ -1,4 +1,4 @@
-"""Tuning the teacher: its last blocks learn, from word pairs, to hear the word and not the speaker or the room."""
+"""Tuning the teacher: its blocks learn, from word pairs, to hear the word and not the speaker, the room or the rest."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from model.training.augment import Augmentation, augment
 from model.training.data import Entry, Pack, write_atomically
 from model.training.lesson import Lesson
 from model.training.lowrank import TunedTeacher, save_tuned
-from model.training.precision import autocast
-from model.training.views import View, Views, padded
+from model.training.views import View, Views
 from model.training.words import Word
 
 TUNED_FILE, LOG_FILE, DONE_FILE = "tuned.safetensors", "tuning.jsonl", "tuning.json"
@@ -71,24 +70,17 @@ def isolated_pack(
 
 
 @torch.inference_mode()
-def word_embeddings(tuned: TunedTeacher, views: list[View], device: torch.device) -> list[npt.NDArray[np.float32]]:
-    """Unit embeddings of the word in each view."""
-    out: list[npt.NDArray[np.float32]] = []
-    for first in range(0, len(views), 64):
-        part = views[first : first + 64]
-        rows, lengths = padded(part, device)
-        with autocast(device):
-            embedded = tuned.embed(rows, lengths).float().cpu().numpy()
-        out += [embedded[i, view.at : view.at + view.frames] for i, view in enumerate(part)]
-    return out
+def word_embeddings(tuned: TunedTeacher, views: Views, heard: list[View]) -> list[npt.NDArray[np.float32]]:
+    """Unit embeddings of the word in each hearing."""
+    rng = np.random.default_rng(0)
+    parts = [views.embed(tuned, heard[first : first + 64], rng) for first in range(0, len(heard), 64)]
+    return [embedded.float().cpu().numpy() for part in parts for embedded in part]
 
 
-def measure(
-    tuned: TunedTeacher, views: Views, words: list[Word], around: int, device: torch.device
-) -> dict[str, float]:
+def measure(tuned: TunedTeacher, views: Views, words: list[Word], around: int) -> dict[str, float]:
     """Same-different average precision of words in their sentences against each other and against isolated cuts."""
-    sentence = word_embeddings(tuned, [views.in_sentence(word, around) for word in words], device)
-    cuts = word_embeddings(tuned, [views.isolated(word) for word in words], device)
+    sentence = word_embeddings(tuned, views, [views.in_sentence(word, around) for word in words])
+    cuts = word_embeddings(tuned, views, [views.isolated(word) for word in words])
     labels, speakers = [word.label for word in words], [word.speaker for word in words]
     mixed = [cuts[i] if i % 2 else sentence[i] for i in range(len(words))]
     return {
@@ -113,7 +105,7 @@ def tune(lesson: Lesson, work: Path) -> dict[str, float]:
     average = {name: p.detach().clone() for name, p in trained.items()}
     best: dict[str, float] = {}
     spent_s, step, stale, evaluated_s = 0.0, 0, 0, -1e9
-    means: dict[str, float] = {}
+    means: dict[str, Tensor] = {}
     tuned.train()
     bar = tqdm(total=round(s.minutes * 60), desc="tune", unit="s")
     while True:
@@ -122,10 +114,10 @@ def tune(lesson: Lesson, work: Path) -> dict[str, float]:
         if spent_s - evaluated_s >= s.evaluate_s or done:
             learned = {name: p.detach().clone() for name, p in trained.items()}
             _set(trained, average)
-            scores = measure(tuned.eval(), lesson.views, held, 20, lesson.device)
+            scores = measure(tuned.eval(), lesson.views, held, 20)
             tuned.train()
             line: dict[str, float] = {"step": step, "spent_s": round(spent_s)}
-            line |= {name: round(value, 4) for name, value in means.items()} | scores
+            line |= {name: round(float(value), 4) for name, value in means.items()} | scores
             with (work / LOG_FILE).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
             stale += 1
@@ -153,11 +145,11 @@ def tune(lesson: Lesson, work: Path) -> dict[str, float]:
             torch._foreach_lerp_(list(average.values()), list(trained.values()), 1.0 - decay)
         smooth = 0.98 if step else 0.0
         for name, loss in losses.items():
-            means[name] = smooth * means.get(name, 0.0) + (1 - smooth) * float(loss.detach())
+            means[name] = smooth * means.get(name, loss.detach()) + (1 - smooth) * loss.detach()
         step += 1
         spent_s += time.monotonic() - last
         bar.update(round(spent_s) - bar.n)
-        bar.set_postfix({"step": step} | {name: f"{value:.3f}" for name, value in means.items()})
+        bar.set_postfix({"step": step} | {name: f"{float(value):.3f}" for name, value in means.items()})
     bar.close()
     write_atomically(work / DONE_FILE, json.dumps(best))
     return best

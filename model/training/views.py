@@ -1,39 +1,53 @@
-"""Hearings of words, as rows of what the teacher's lower blocks give: in their sentence, and isolated."""
+"""Hearings of words for the teacher's tuning: in their sentence, and cut out, in rooms and noise."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.encoder import FRAME_SAMPLES
+from model.training.augment import Augmentation, augment
 from model.training.data import Pack
 from model.training.lowrank import TunedTeacher
 from model.training.precision import autocast
-from model.training.teacher import WIDTH
+from model.training.sound import Noises
+from model.training.teacher import WINDOW_FRAMES
 from model.training.words import Word
+
+GROUPS = 3  # of views of like length, so that little is padded
 
 
 @dataclass(frozen=True)
 class View:
-    """One hearing of a word: rows of the lower features, of which frames [at, at + frames) are the word."""
+    """One hearing: `samples` int16 [n * 640], of which frames [at, at + frames) are meant.
 
-    rows: npt.NDArray[np.float16]
+    Where it is `changed` it is heard in a room or in noise, each time another.
+    """
+
+    samples: npt.NDArray[np.int16]
     at: int
     frames: int
+    changed: bool = False
+
+    def faster(self, speed: float) -> View:
+        """So many times as fast, and higher by as much, as a shorter speaker would be."""
+        at = np.arange(round(len(self.samples) / speed / FRAME_SAMPLES) * FRAME_SAMPLES) * speed
+        samples = np.interp(at, np.arange(len(self.samples)), self.samples).astype(np.int16)
+        count = len(samples) // FRAME_SAMPLES
+        first = min(round(self.at / speed), count - 1)
+        return replace(self, samples=samples, at=first, frames=min(max(1, round(self.frames / speed)), count - first))
 
 
 class Views:
-    """The two hearings of each word: in its sentence, and isolated."""
+    """Hearings of stretches of a pack, and their embeddings; those that are changed are so as `spec` says."""
 
-    def __init__(
-        self, pack: Pack, lower: npt.NDArray[np.float16], words: list[Word], isolated: npt.NDArray[np.float16]
-    ) -> None:
-        self.pack, self.lower, self.cuts = pack, lower, isolated
-        self.number = {word: i for i, word in enumerate(words)}
-        self.start = np.concatenate([[0], np.cumsum([word.frames for word in words])])
+    def __init__(self, pack: Pack, spec: Augmentation, device: torch.device, rooms: Tensor | None = None) -> None:
+        self.pack, self.spec, self.device, self.rooms = pack, spec, device, rooms
+        self.noises = Noises(pack, device)
 
     def in_sentence(self, word: Word, around: int) -> View:
         """The word with up to `around` frames on each side."""
@@ -43,31 +57,44 @@ class Views:
         """Frames [first, first + frames) of a recording with up to `around` frames on each side."""
         low = max(0, first - around)
         high = min(int(self.pack.frames[recording]), first + frames + around)
-        start = int(self.pack.start[recording])
-        return View(self.lower[start + low : start + high].reshape(-1, WIDTH), first - low, frames)
+        samples = self.pack.waveform(recording)[low * FRAME_SAMPLES : high * FRAME_SAMPLES]
+        return View(samples, first - low, frames)
 
     def isolated(self, word: Word) -> View:
-        """The word cut out."""
-        i = self.number[word]
-        return View(self.cuts[self.start[i] : self.start[i + 1]].reshape(-1, WIDTH), 0, word.frames)
+        """The word cut out, changed."""
+        return replace(self.stretch(word.recording, word.first, word.frames, 0), changed=True)
+
+    def embed(self, tuned: TunedTeacher, views: list[View], rng: np.random.Generator) -> list[Tensor]:
+        """Unit embeddings of what is meant in each view: float32 [frames, dim].
+
+        Half of the batches begin at the encoder's first position, as they do later; the others anywhere.
+        """
+        out: dict[int, Tensor] = {}
+        kinds = [[i for i, view in enumerate(views) if view.changed == changed] for changed in (True, False)]
+        for kind in kinds:
+            order = sorted(kind, key=lambda i: len(views[i].samples))
+            for part in np.array_split(np.array(order), min(GROUPS, len(order))) if order else []:
+                some = [views[int(i)] for i in part]
+                waveform, frames = padded(some, self.device)
+                if some[0].changed:
+                    waveform = self._changed(waveform, rng)
+                position = int(rng.integers(2 * WINDOW_FRAMES)) if rng.random() < 0.5 else 0
+                with autocast(self.device):
+                    embedded = tuned.embed(waveform, frames, position)
+                for row, (i, view) in enumerate(zip(part, some, strict=True)):
+                    out[int(i)] = embedded[row, view.at : view.at + view.frames]
+        return [out[i] for i in range(len(views))]
+
+    def _changed(self, waveform: Tensor, rng: np.random.Generator) -> Tensor:
+        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
+        noise = self.noises.draw(len(waveform), waveform.shape[1], rng)
+        return augment(waveform, noise, self.spec, generator, self.rooms)
 
 
 def padded(views: list[View], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows of several views: float32 [batch, longest, 512], and how many of each are sound, int64 [batch]."""
-    rows = [len(view.rows) for view in views]
-    out = np.zeros((len(views), max(rows), WIDTH), np.float16)
-    for i, view in enumerate(views):
-        out[i, : rows[i]] = view.rows
-    return torch.from_numpy(out).float().to(device), torch.tensor(rows, device=device)
-
-
-def embed_views(tuned: TunedTeacher, views: list[View], device: torch.device, groups: int = 3) -> list[Tensor]:
-    """Embeddings of each view, padding included; views of like length go together, so that little is padded."""
-    order = sorted(range(len(views)), key=lambda i: len(views[i].rows))
-    out: dict[int, Tensor] = {}
-    for part in np.array_split(np.array(order), min(groups, len(order))):
-        rows, lengths = padded([views[int(i)] for i in part], device)
-        with autocast(device):
-            embedded = tuned.embed(rows, lengths)
-        out |= {int(i): embedded[k] for k, i in enumerate(part)}
-    return [out[i] for i in range(len(views))]
+    """Several views as one: float32 [batch, longest * 640], and how many frames of each are sound, int64 [batch]."""
+    out = np.zeros((len(views), max(len(view.samples) for view in views)), np.int16)
+    for row, view in zip(out, views, strict=True):
+        row[: len(view.samples)] = view.samples
+    frames = torch.tensor([len(view.samples) // FRAME_SAMPLES for view in views], device=device)
+    return torch.from_numpy(out).to(device).float() / 32767.0, frames

@@ -9,6 +9,7 @@ import torch
 from model.encoder import ConvolutionShape
 from model.training import data, features, targets
 from model.training.distil import DistilSettings, Sampler
+from model.training.sound import Sound
 from model.training.teacher import Teacher
 
 SMALL = ConvolutionShape(width=16, hidden=32, blocks=2, kernel=5, dim=16)
@@ -45,17 +46,17 @@ def prepare(corpus: Path, work: Path) -> Path:
     """A packed corpus with the features of a random teacher and targets: what a run has when it starts to distil."""
     pack = data.write_pack(data.scan_folder(corpus), corpus, work, workers=1)
     stored = features.store_features(random_teacher, pack, work, torch.device("cpu"))
-    whitening = features.fit_whitening(stored.pooled, SMALL.dim)
+    whitening = features.fit_whitening(stored, SMALL.dim)
     features.save_whitening(whitening, work)
-    targets.whitened(stored.pooled, whitening, work / targets.TARGETS_FILE)
+    targets.whitened(stored, whitening, work / targets.TARGETS_FILE)
     return work
 
 
 def targets_of(work: Path) -> np.ndarray:
     """float16 [frames of the pack, dim]."""
-    return np.memmap(work / targets.TARGETS_FILE, np.float16, "r").reshape(-1, SMALL.dim)
+    return np.memmap(work / targets.TARGETS_FILE, np.float16, "c").reshape(-1, SMALL.dim)
 
 
 def sampler_of(work: Path, settings: DistilSettings = DISTIL) -> Sampler:
     """The batches of a prepared folder."""
-    return Sampler(data.read_pack(work), targets_of(work), settings)
+    return Sampler(Sound(data.read_pack(work), targets_of(work), torch.device("cpu")), settings)

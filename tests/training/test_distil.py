@@ -19,15 +19,18 @@ from model.export import Description, ExportError, export, read_weights
 from model.graph import multiplies_in_8_bits
 from model.tokenizer import Tokenizer
 from model.training.data import Entry, Pack
-from model.training.distil import Batch, Cutter, Sampler, distil_loss
+from model.training.distil import Sampler, distil_loss
 from model.training.imported import student_from_onnx
 from model.training.losses import frame_contrast
+from model.training.sound import Batch, Noises, Plan, Sound
 from model.training.stages import save_student
 from model.training.student import LogMel
 from tests.training.corpus import DISTIL, SMALL, sampler_of, targets_of, write_corpus
 from tests.training.students import ATTENTIVE, random_student
 
 pytestmark = pytest.mark.training
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("spec", [frontend.NARROW, frontend.WIDE])
@@ -106,7 +109,7 @@ def test_a_frame_sees_no_further_than_its_declared_context(shape: EncoderShape) 
 
 
 def test_isolated_cuts_keep_the_targets_of_their_context(work: Path) -> None:
-    sampler = sampler_of(work, replace(DISTIL, isolated=1.0, coded=0.0))
+    sampler = sampler_of(work, replace(DISTIL, isolated=1.0))
     batch = sampler.draw(np.random.default_rng(1))
     stored = torch.from_numpy(targets_of(work).astype(np.float32))
     valid = batch.target[batch.valid]
@@ -138,7 +141,8 @@ def numbers_of(target: torch.Tensor) -> np.ndarray:
 
 def test_running_speech_lies_under_its_targets_and_held_out_recordings_never() -> None:
     pack = sounds(60, 50, 40, 30, 45)
-    sampler = Sampler(pack, numbers(pack), replace(DISTIL, isolated=0.0, changed_speed=0.0, coded=0.0, held_out=0.2))
+    settings = replace(DISTIL, isolated=0.0, changed_speed=0.0, held_out=0.2)
+    sampler = Sampler(Sound(pack, numbers(pack), CPU), settings)
     batch = sampler.draw(np.random.default_rng(0), 6)
     assert batch.waveform.shape == (6, 100 * FRAME_SAMPLES)
     assert batch.valid[:, :95].all()
@@ -157,25 +161,50 @@ def test_speed_moves_sound_and_targets_together(speed: float) -> None:
     time = np.arange(200 * FRAME_SAMPLES) / SAMPLE_RATE
     tone = (10_000 * np.sin(2 * np.pi * 1_000 * time)).astype(np.int16)
     pack = Pack(tone, np.array([0]), np.array([200]), [Entry("a.wav", "", "", "speech")])
-    cutter = Cutter(pack, numbers(pack))
-    cut = cutter.cut(20, 50, speed)
-    assert cut.shape == (50 * FRAME_SAMPLES,)
+    plan, last = Plan(2, 60), int(50 / speed)
+    plan.put(0, 5, 20, 50, speed)
+    plan.put(1, 0, 150, last, speed)  # at the end of all sound there is nothing to read ahead
+    batch = Sound(pack, numbers(pack), CPU).render(plan, np.random.default_rng(0))
+    assert batch.waveform.shape == (2, 60 * FRAME_SAMPLES)
+    heard = batch.waveform[0].numpy()
+    cut = heard[5 * FRAME_SAMPLES : 55 * FRAME_SAMPLES]
     assert np.abs(np.fft.rfft(cut)).argmax() * SAMPLE_RATE / len(cut) == pytest.approx(1_000 * speed, abs=1)
-    number = numbers_of(cutter.target(20, 50, speed))
+    # The straight line between samples, followed without a step from frame to frame.
+    at = np.arange(len(cut)) * speed + 20 * FRAME_SAMPLES
+    assert np.abs(cut - np.interp(at, np.arange(len(tone)), tone) / 32767.0).max() < 0.01
+    assert np.abs(heard[: 5 * FRAME_SAMPLES]).max() < 0.01
+    assert batch.valid[0].tolist() == [False] * 5 + [True] * 50 + [False] * 5
+    number = numbers_of(batch.target[0][batch.valid[0]])
     assert np.abs(number - (20 + (np.arange(50) + 0.5) * speed - 0.5)).max() <= 0.6
-    # At the end of all sound there is nothing to read ahead.
-    assert np.isfinite(cutter.cut(150, int(50 / speed), speed)).all()
+    assert batch.waveform[1].isfinite().all()
+    assert batch.waveform[1, : (last - 1) * FRAME_SAMPLES].abs().max() > 0.2
 
 
 def test_noise_is_that_of_the_pack_or_silence() -> None:
     pack = sounds(20, 3, kinds=("speech", "noise"))
-    cutter, rng = Cutter(pack, numbers(pack)), np.random.default_rng(0)
-    noise = cutter.noise(5_000, rng)  # longer than there is: it goes round
+    rng = np.random.default_rng(0)
+    (noise,) = Noises(pack, CPU).draw(1, 5_000, rng).numpy()  # longer than there is: it goes round
     whole = pack.waveform(1) / 32767.0
     shift = int(np.abs(whole - noise[0]).argmin())
     assert noise == pytest.approx(np.resize(np.roll(whole, -shift), 5_000), abs=1e-6)
-    pack = sounds(20)
-    assert (Cutter(pack, numbers(pack)).noise(100, rng) == 0).all()
+    assert (Noises(sounds(20), CPU).draw(2, 100, rng) == 0).all()
+
+
+def test_copies_are_heard_with_the_targets_of_what_they_copy() -> None:
+    pack = sounds(60, 50, 40)
+    whole = np.concatenate([pack.samples, -pack.waveform(1)])  # a copy of the second, upside down
+    pack = replace(pack, samples=whole, copies={1: 150})
+    settings = replace(DISTIL, isolated=0.5, changed_speed=0.0, coded=1.0, held_out=0.0)
+    sampler = Sampler(Sound(pack, numbers(pack), CPU), settings)
+    if 1 in sampler.held_out:  # one is in any case
+        sampler = Sampler(sampler.sound, replace(settings, seed=1))
+    batch = sampler.draw(np.random.default_rng(0), 8)
+    of_sample = pack.samples.reshape(-1, FRAME_SAMPLES) / 32767.0
+    for row in range(8):
+        number = numbers_of(batch.target[row][batch.valid[row]])
+        assert ((number >= 60) & (number < 110)).all()
+        there = batch.waveform[row].reshape(-1, FRAME_SAMPLES)[batch.valid[row]].numpy()
+        assert np.abs(there + of_sample[number]).max() < 0.01
 
 
 def test_the_loss_is_the_cosine_and_the_contrast_of_valid_frames() -> None:

@@ -36,16 +36,13 @@ LEVEL = 8  # of the int16 range a frame
 
 
 class Gauge(torch.nn.Module):
-    """Says of each half frame how loud it is, in levels, and where in its window it lies."""
+    """Says of each frame how loud it is, in levels, and where in its window it lies."""
 
-    def lower(self, waveform: Tensor) -> Tensor:
-        out = torch.zeros(len(waveform), 2 * WINDOW_FRAMES, WIDTH)
-        out[:, :, 0] = waveform.view(len(waveform), 2 * WINDOW_FRAMES, -1).mean(2) * 32767 / LEVEL
-        out[:, :, 1] = torch.arange(2 * WINDOW_FRAMES) / 2
+    def forward(self, waveform: Tensor) -> Tensor:
+        out = torch.zeros(len(waveform), WINDOW_FRAMES, WIDTH)
+        out[:, :, 0] = waveform.view(len(waveform), WINDOW_FRAMES, -1).mean(2) * 32767 / LEVEL
+        out[:, :, 1] = torch.arange(WINDOW_FRAMES)
         return out
-
-    def upper(self, x: Tensor) -> Tensor:
-        return x.view(len(x), -1, 2, WIDTH).mean(2)
 
 
 def stairs(*lengths: int) -> data.Pack:
@@ -62,12 +59,10 @@ def gauge() -> teacher.Teacher:
 
 def test_each_frame_gets_the_feature_of_its_own_sound_in_the_middle_of_its_context(tmp_path: Path) -> None:
     pack = stairs(100, 1_800, 30)  # the second is longer than two windows
-    stored = features.store_features(gauge, pack, tmp_path, CPU, lower=True)
-    assert np.abs(stored.pooled[:, 0] - np.arange(1_930)).max() <= 0.5
-    assert stored.lower is not None
-    assert np.abs(stored.lower[:, :, 0] - np.arange(1_930)[:, None]).max() <= 0.5
+    stored = features.store_features(gauge, pack, tmp_path, CPU)
+    assert np.abs(stored[:, 0] - np.arange(1_930)).max() <= 0.5
     # At a seam a frame is taken from the window in which it lies further from the edge.
-    at = np.floor(stored.pooled[100:1_900, 1].astype(np.float32))
+    at = np.floor(stored[100:1_900, 1].astype(np.float32))
     seams = np.flatnonzero(np.diff(at) < 0) + 1
     assert len(seams) == 2
     assert (at[seams] >= features.OVERLAP_FRAMES // 2).all()
@@ -77,7 +72,7 @@ def test_each_frame_gets_the_feature_of_its_own_sound_in_the_middle_of_its_conte
 def test_features_resume_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "BATCH", 1)
     pack = stairs(*[300] * 6)  # two to a window
-    whole = np.array(features.store_features(gauge, pack, tmp_path, CPU).pooled)
+    whole = np.array(features.store_features(gauge, pack, tmp_path, CPU))
     order = np.random.default_rng(0).permutation(6)
     assert (np.abs(whole[:, 0] - np.arange(1_800)) <= 0.5).all()
     # The first window was done, and marked here to see that it stays; what came after was lost.
@@ -85,21 +80,16 @@ def test_features_resume_after_a_stop(tmp_path: Path, monkeypatch: pytest.Monkey
     done = np.isin(np.arange(1_800) // 300, order[:2])
     partial[done], partial[~done] = -7.0, 0.0
     partial.flush()
-    (tmp_path / features.JOURNAL_FILE).write_text('{"windows": 1, "lower": false}')
-    again = np.array(features.store_features(gauge, pack, tmp_path, CPU).pooled)
+    (tmp_path / features.JOURNAL_FILE).write_text('{"windows": 1}')
+    again = np.array(features.store_features(gauge, pack, tmp_path, CPU))
     assert (again[done] == -7.0).all()
     assert (again[~done] == whole[~done]).all()
-    assert json.loads((tmp_path / features.JOURNAL_FILE).read_text()) == {"windows": 3, "lower": False}
+    assert json.loads((tmp_path / features.JOURNAL_FILE).read_text()) == {"windows": 3}
 
     def no_teacher() -> teacher.Teacher:
         raise AssertionError("all windows are done")
 
-    assert (features.store_features(no_teacher, pack, tmp_path, CPU).pooled == again).all()
-    # Asked for what was not kept the first time, it starts over.
-    stored = features.store_features(gauge, pack, tmp_path, CPU, lower=True)
-    assert stored.lower is not None
-    assert (stored.pooled == whole).all()
-    assert features.store_features(no_teacher, pack, tmp_path, CPU).lower is not None
+    assert (features.store_features(no_teacher, pack, tmp_path, CPU) == again).all()
 
 
 def test_the_features_of_a_real_teacher_resume_to_the_same(work: Path, tmp_path: Path) -> None:

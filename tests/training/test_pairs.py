@@ -14,8 +14,9 @@ from model.encoder import FRAME_SAMPLES
 from model.training.alignment import warp
 from model.training.augment import Augmentation
 from model.training.data import Entry, Pack
-from model.training.distil import Cutter, Sampler
+from model.training.distil import Sampler
 from model.training.pairs import Codes, PairSettings, WordBatch, WordSampler, aligned_pairs
+from model.training.sound import Sound
 from model.training.stages import LOG_FILE, WEIGHTS_FILE, Stage, load_student, run, word_losses
 from model.training.student import Student
 from model.training.words import Groups, Word
@@ -69,7 +70,7 @@ def sampler_of(settings: PairSettings) -> tuple[WordSampler, np.ndarray]:
     pack, words = corpus()
     targets = some_targets(pack)
     groups = Groups(words, held_labels=0.0, held_speakers=0.0)
-    return WordSampler(Cutter(pack, targets), groups, frozenset({"en"}), settings), targets
+    return WordSampler(Sound(pack, targets, CPU), groups, frozenset({"en"}), settings), targets
 
 
 def frames_of(target: torch.Tensor, targets: np.ndarray) -> list[int]:
@@ -84,7 +85,7 @@ def drawn(
 ) -> Iterator[tuple[WordSampler, np.ndarray, list[Word], int, WordBatch]]:
     """Of some batches each row: sampler, targets, words so far, row, batch. Checks what all rows must be."""
     sampler, targets = sampler_of(settings)
-    pack = sampler.cutter.pack
+    pack = sampler.pack
     known = {(int(pack.start[w.recording]) + w.first, w.frames): w for w in sampler.every}
     for seed in range(seeds):
         batch = sampler.draw(np.random.default_rng(seed))
@@ -115,7 +116,7 @@ def sound_of(pack: Pack, frames: list[int]) -> np.ndarray:
 def test_a_word_stands_in_its_sentence_as_far_as_that_goes() -> None:
     longest = 0
     for sampler, targets, words, row, batch in drawn(replace(PAIRS, isolated=0.0, spliced=0.0)):
-        pack, word = sampler.cutter.pack, words[row]
+        pack, word = sampler.pack, words[row]
         valid = batch.valid[row].nonzero()[:, 0]
         number = frames_of(batch.target[row][valid], targets)
         first = int(pack.start[word.recording])
@@ -140,7 +141,7 @@ def test_an_isolated_word_stands_between_silences() -> None:
         heard = batch.waveform[row].reshape(-1, FRAME_SAMPLES).numpy()
         spoken = batch.word[row].numpy()
         number = frames_of(batch.target[row][spoken], targets)
-        assert np.abs(heard[spoken] - sound_of(sampler.cutter.pack, number)).max() < WHITE
+        assert np.abs(heard[spoken] - sound_of(sampler.pack, number)).max() < WHITE
         assert np.abs(heard[~spoken]).max() < WHITE
 
 
@@ -149,7 +150,7 @@ def test_a_spliced_word_stands_in_other_sound_that_has_no_targets() -> None:
         assert torch.equal(batch.valid[row], batch.word[row])
         heard = batch.waveform[row].reshape(-1, FRAME_SAMPLES).numpy()
         spoken = batch.word[row].numpy()
-        pack = sampler.cutter.pack
+        pack = sampler.pack
         assert np.abs(heard[spoken] - sound_of(pack, frames_of(batch.target[row][spoken], targets))).max() < WHITE
         # The rest is one stretch of the pack, with the word laid over it.
         every = pack.samples.reshape(-1, FRAME_SAMPLES).astype(np.float32) / 32767.0
@@ -163,7 +164,7 @@ def test_a_spliced_word_stands_in_other_sound_that_has_no_targets() -> None:
 def test_a_faster_word_is_shorter_and_keeps_its_own_targets() -> None:
     speed = 1.15
     sampler, targets = sampler_of(replace(PAIRS, speed=(speed, speed)))
-    pack = sampler.cutter.pack
+    pack = sampler.pack
     starts = {int(pack.start[w.recording]) + w.first: w for w in sampler.every}
     changed = 0
     batches = [sampler.draw(np.random.default_rng(seed)) for seed in range(4)]
@@ -288,7 +289,7 @@ def test_stage_one_brings_two_sayings_of_a_word_together(tmp_path: Path) -> None
     words, targets = sampler_of(PAIRS)
     torch.manual_seed(stage.seed)
     before = contrast(Student(SMALL), stage)
-    while run(stage, Sampler(pack, targets, DISTIL), words, tmp_path, CPU)["steps"] < 20:
+    while run(stage, Sampler(Sound(pack, targets, CPU), DISTIL), words, tmp_path, CPU)["steps"] < 20:
         stage = replace(stage, minutes=2 * stage.minutes)  # a busy machine: more time for the same steps
     after = contrast(load_student(tmp_path / WEIGHTS_FILE), stage)
     assert after < 0.75 * before

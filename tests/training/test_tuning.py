@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from model.encoder import FRAME_SAMPLES
 from model.training import targets, tuning
 from model.training.augment import Augmentation
 from model.training.data import Entry, Pack
@@ -18,7 +19,6 @@ from model.training.losses import blank_free_ctc
 from model.training.lowrank import LowRankLinear, TunedTeacher, load_tuned, save_tuned
 from model.training.pairs import Codes
 from model.training.phones import PAUSE, Phones, Said
-from model.training.teacher import WIDTH
 from model.training.tuning import isolated_pack, measure, random_cuts, tune
 from model.training.tuningsettings import TuningSettings
 from model.training.views import View, Views, padded
@@ -32,14 +32,21 @@ DIM, RANK = 8, 2
 CLEAN = Augmentation(gain_db=(0.0, 0.0), noise=0.0, room=0.0, tilt=0.0, telephone=0.0, companding=0.0)
 
 
-def some_rows(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, WIDTH, generator=torch.Generator().manual_seed(seed))
+def some_sound(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Noise float32 [..., frames * 640]."""
+    *rows, frames = shape
+    return 0.1 * torch.randn(*rows, frames * FRAME_SAMPLES, generator=torch.Generator().manual_seed(seed))
+
+
+def pooled(sound: torch.Tensor) -> torch.Tensor:
+    """What the untuned teacher makes of stretches that it hears alone."""
+    model, frames = random_teacher(), sound.shape[1] // FRAME_SAMPLES
+    with torch.inference_mode():
+        return model.encode(model.log_mel(torch.nn.functional.pad(sound, (0, 5_000))), 2 * frames)
 
 
 def some_whitening() -> Whitening:
-    with torch.inference_mode():
-        pooled = random_teacher().upper(some_rows(1, 800, seed=9))[0]
-    return fit_whitening(pooled.half().numpy(), DIM)
+    return fit_whitening(pooled(some_sound(1, 400, seed=9))[0].half().numpy(), DIM)
 
 
 def untuned() -> TunedTeacher:
@@ -57,33 +64,36 @@ def changed(tuned: TunedTeacher) -> TunedTeacher:
 
 
 def test_it_starts_as_the_whitened_teacher() -> None:
-    rows, whitening = some_rows(3, 40), some_whitening()
+    sound, whitening = some_sound(3, 20), some_whitening()
     with torch.inference_mode():
-        pooled = random_teacher().upper(rows)
-        expected = normalize((pooled - torch.from_numpy(whitening.mean)) @ torch.from_numpy(whitening.matrix), dim=-1)
-        found = untuned().embed(rows)
+        white = (pooled(sound) - torch.from_numpy(whitening.mean)) @ torch.from_numpy(whitening.matrix)
+        expected = normalize(white, dim=-1)
+        found = untuned().embed(sound)
     assert found.shape == (3, 20, DIM)
     assert torch.allclose(found, expected, atol=1e-4)
     with torch.inference_mode():
-        assert not torch.allclose(changed(untuned()).embed(rows), expected, atol=0.05)
+        assert not torch.allclose(changed(untuned()).embed(sound), expected, atol=0.05)
+        # Where a stretch stands in the encoder's window is asked for, and never beyond its end.
+        assert not torch.allclose(untuned().embed(sound, position=300), expected, atol=1e-3)
+        assert torch.equal(untuned().embed(sound, position=1_460), untuned().embed(sound, position=9_999))
 
 
 def test_only_the_small_part_is_trained() -> None:
     tuned = untuned()
     names = {name.rsplit(".", 1)[1] for name in tuned.trained() if name.startswith("teacher.blocks")}
     assert names == {"a", "b"}
-    assert {int(name.split(".")[2]) for name in tuned.trained() if name.startswith("teacher.blocks")} == {4, 5}
+    assert {int(name.split(".")[2]) for name in tuned.trained() if name.startswith("teacher.blocks")} == set(range(6))
     others = {name for name in tuned.trained() if not name.startswith("teacher.blocks")}
     assert others == {"mix", "teacher.ln_post.weight", "teacher.ln_post.bias"}
     layer = next(m for m in tuned.modules() if isinstance(m, LowRankLinear))
     with torch.no_grad():
         layer.b.copy_(torch.randn(layer.b.shape))
-        x = torch.randn(4, WIDTH)
+        x = torch.randn(4, layer.base.in_features)
         assert torch.allclose(layer(x), layer.base(x) + (x @ layer.a.T) @ layer.b.T, atol=1e-3)
 
 
 def test_its_file_holds_all_that_was_learned(tmp_path: Path) -> None:
-    tuned, rows = changed(untuned()), some_rows(2, 30)
+    tuned, rows = changed(untuned()), some_sound(2, 15)
     save_tuned(tuned, tmp_path / "tuned.safetensors", {"settings": "{}"})
     loaded = load_tuned(random_teacher(), tmp_path / "tuned.safetensors")
     with torch.inference_mode():
@@ -97,18 +107,22 @@ def test_its_file_holds_all_that_was_learned(tmp_path: Path) -> None:
         assert torch.allclose(again, found, atol=1e-5)
 
 
+def int16(sound: torch.Tensor) -> np.ndarray:
+    return np.round(sound.numpy() * 32767.0).astype(np.int16)
+
+
 def test_padding_changes_nothing() -> None:
     tuned = changed(untuned())
-    views = [View(some_rows(2 * n, seed=n).half().numpy(), 0, n) for n in (5, 20, 11)]
-    rows, lengths = padded(views, CPU)
-    assert rows.shape == (3, 40, WIDTH)
-    assert lengths.tolist() == [10, 40, 22]
-    spoiled = rows.clone()
-    spoiled[0, 10:], spoiled[2, 22:] = 100.0, -3.0
+    views = [View(int16(some_sound(n, seed=n)), 0, n) for n in (5, 20, 11)]
+    sound, frames = padded(views, CPU)
+    assert sound.shape == (3, 20 * FRAME_SAMPLES)
+    assert frames.tolist() == [5, 20, 11]
+    spoiled = sound.clone()
+    spoiled[0, 5 * FRAME_SAMPLES :], spoiled[2, 11 * FRAME_SAMPLES :] = 0.9, -0.3
     with torch.inference_mode():
-        together, other = tuned.embed(rows, lengths), tuned.embed(spoiled, lengths)
+        together, other = tuned.embed(sound, frames), tuned.embed(spoiled, frames)
         for i, view in enumerate(views):
-            alone = tuned.embed(torch.from_numpy(view.rows).float()[None])[0]
+            alone = tuned.embed(torch.from_numpy(view.samples.astype(np.float32) / 32767.0)[None])[0]
             assert torch.allclose(together[i, : view.frames], alone, atol=1e-4)
             assert torch.allclose(other[i, : view.frames], alone, atol=1e-4)
         # Without the mask it would.
@@ -151,44 +165,47 @@ def test_random_cuts_are_of_speech_and_each_alone() -> None:
         assert cut.recording > 0 or cut.first + cut.frames > 45
 
 
-def test_views_hold_the_rows_of_their_word() -> None:
+def test_views_hold_the_sound_of_their_word() -> None:
     pack = small_pack()
-    lower = np.zeros((340, 2, WIDTH), np.float16)
-    lower[:, 0, 0], lower[:, 1, 0] = np.arange(340), np.arange(340)
     words = [Word(1, 3, 8, "en/one", "s1"), Word(2, 95, 5, "en/two", "s2")]
-    isolated = np.zeros((13, 2, WIDTH), np.float16)
-    isolated[:, :, 0] = np.arange(13)[:, None]
-    views = Views(pack, lower, words, isolated)
+    views = Views(pack, CLEAN, CPU)
+    tuned = changed(untuned())
     for word in words:
+        there = pack.waveform(word.recording)
         for around in (0, 5):
             view = views.in_sentence(word, around)
-            number = view.rows[::2, 0].astype(int) - int(pack.start[word.recording])
-            assert (number[view.at : view.at + view.frames] == np.arange(word.first, word.first + word.frames)).all()
-            last = min(int(pack.frames[word.recording]), word.first + word.frames + around)
-            assert number.tolist() == list(range(max(0, word.first - around), last))
-    assert [views.isolated(word).rows[::2, 0].astype(int).tolist() for word in words] == [
-        list(range(8)),
-        list(range(8, 13)),
-    ]
+            low = max(0, word.first - around)
+            high = min(int(pack.frames[word.recording]), word.first + word.frames + around)
+            assert (view.samples == there[low * FRAME_SAMPLES : high * FRAME_SAMPLES]).all()
+            assert (view.at, view.frames, view.changed) == (word.first - low, word.frames, False)
+        cut = views.isolated(word)
+        assert (cut.samples == there[word.first * FRAME_SAMPLES : (word.first + word.frames) * FRAME_SAMPLES]).all()
+        assert (cut.at, cut.frames, cut.changed) == (0, word.frames, True)
+    some = [view for word in words for view in (views.in_sentence(word, 5), views.isolated(word))]
+    with torch.inference_mode():
+        heard = views.embed(tuned, some, np.random.default_rng(0))
+        noisy = Views(pack, replace(CLEAN, noise=1.0), CPU).embed(tuned, some, np.random.default_rng(0))
+    assert [len(x) for x in heard] == [view.frames for view in some]
+    # Those cut out are heard in noise, the others as they are.
+    assert [torch.allclose(a, b, atol=1e-5) for a, b in zip(heard, noisy, strict=True)] == [True, False, True, False]
 
 
-def spoken(labels: int = 8, speakers: int = 3) -> tuple[Pack, np.ndarray, list[Word]]:
-    """Recordings by speaker, and lower features in which each word is the same rows plus the speaker's own."""
+def spoken(labels: int = 8, speakers: int = 3) -> tuple[Pack, list[Word]]:
+    """Recordings by speaker, in which each word is two tones and the speaker's own."""
     size, gap = 8, 3
     frames = np.full(speakers, labels * (size + gap), np.int64)
-    lower = 0.3 * some_rows(int(frames.sum()), 2, seed=5)
-    voice = 0.7 * some_rows(speakers, seed=6)
-    of_label = some_rows(labels, size, 2, seed=7)
+    samples = 300 * np.random.default_rng(5).standard_normal(int(frames.sum()) * FRAME_SAMPLES)
+    time = np.arange(size * FRAME_SAMPLES) / 16_000
     words = []
     for speaker in range(speakers):
         for i, label in enumerate(np.random.default_rng(speaker).permutation(labels)):
             first = i * (size + gap)
-            at = int(frames[0]) * speaker + first
-            lower[at : at + size] += of_label[int(label)] + voice[speaker]
+            at = (int(frames[0]) * speaker + first) * FRAME_SAMPLES
+            notes = [*np.random.default_rng(100 + label).uniform(300, 3_000, 2), 200 + 60 * speaker]
+            samples[at : at + len(time)] += 3_000 * sum(np.sin(2 * np.pi * hz * time) for hz in notes)
             words.append(Word(speaker, first, size, f"en/word{label}", f"s{speaker}"))
     entries = [Entry(f"{i}.wav", "en", f"s{i}", "speech") for i in range(speakers)]
-    start = np.arange(speakers) * frames[0]
-    return Pack(np.zeros(int(frames.sum()) * 640, np.int16), start, frames, entries), lower.half().numpy(), words
+    return Pack(samples.astype(np.int16), np.arange(speakers) * frames[0], frames, entries), words
 
 
 QUICK = TuningSettings(
@@ -205,16 +222,12 @@ def phones_of(words: list[Word], monkeypatch: pytest.MonkeyPatch) -> Phones:
 
 
 def lesson_of(settings: TuningSettings, held_labels: float, phones: Phones | None = None) -> Lesson:
-    pack, lower, words = spoken()
+    pack, words = spoken()
     groups = Groups(words, held_labels=held_labels, held_speakers=0.0)
-    isolated = np.concatenate(
-        [lower[(at := int(pack.start[w.recording]) + w.first) : at + w.frames] for w in words]
-    )  # as heard in the sentence: enough for a run
-    views = Views(pack, lower, words, isolated)
-    with torch.inference_mode():
-        raw = random_teacher().upper(torch.from_numpy(lower).float().reshape(1, -1, WIDTH))[0].half().numpy()
+    raw = np.concatenate([pooled(torch.from_numpy(pack.waveform(i)[None] / np.float32(32767)))[0] for i in range(3)])
     sampler = LabelSampler(groups, frozenset({"en"}), settings.hard, settings.other_languages)
-    return Lesson(untuned(), views, groups, sampler, some_whitening(), raw, phones, CPU, settings)
+    views = Views(pack, CLEAN, CPU)
+    return Lesson(untuned(), views, groups, sampler, [], some_whitening(), raw.astype(np.float16), phones, settings)
 
 
 def test_a_short_tuning_keeps_the_best_state_and_writes_its_log(tmp_path: Path) -> None:
@@ -232,11 +245,11 @@ def test_a_short_tuning_keeps_the_best_state_and_writes_its_log(tmp_path: Path) 
     assert best["sum"] == pytest.approx(max(line["sentence_ap"] + line["isolated_ap"] for line in lines), abs=1e-3)
     assert json.loads((tmp_path / tuning.DONE_FILE).read_text()) == best
     # The file has the state that was measured as the best.
-    groups = Groups(list(views.number), held_labels=0.25, held_speakers=0.0)
+    groups = Groups(spoken()[1], held_labels=0.25, held_speakers=0.0)
     order = np.random.default_rng(0).permutation(len(groups.held_out))
     held = [groups.held_out[int(i)] for i in order]
     loaded = load_tuned(random_teacher(), tmp_path / tuning.TUNED_FILE)
-    scores = measure(loaded, views, held, 20, CPU)
+    scores = measure(loaded, views, held, 20)
     assert scores["sentence_ap"] == pytest.approx(best["sentence_ap"], abs=0.05)
     # All that may learn has learned, and nothing else has moved.
     fresh = untuned()
@@ -251,7 +264,7 @@ def test_without_held_out_words_the_last_state_is_kept(tmp_path: Path) -> None:
 
 
 def test_phones_are_learned_beside_the_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = spoken()[2]
+    words = spoken()[1]
     phones = phones_of(words, monkeypatch)
     assert phones.size == 8 * 3 + 1
     lesson = lesson_of(QUICK, held_labels=0.0, phones=phones)
@@ -260,8 +273,9 @@ def test_phones_are_learned_beside_the_words(tmp_path: Path, monkeypatch: pytest
 
     def loss_of(tuned: TunedTeacher) -> float:
         """Of every word in its sentence, read from its own phones."""
+        rng = np.random.default_rng(0)
         with torch.inference_mode():
-            heard = [tuned.embed(*padded([lesson.views.in_sentence(w, 0)], CPU))[0] for w in words]
+            heard = lesson.views.embed(tuned, [lesson.views.in_sentence(w, 0) for w in words], rng)
             scores = [lesson.codes.scores(x) for x in heard]  # type: ignore[union-attr]
             return float(phone_loss(scores, phones.labels_of, QUICK.phone_temperature))
 
@@ -299,14 +313,13 @@ def test_the_loss_of_phones_is_a_mean_over_stretches_a_frame() -> None:
 def test_targets_of_a_tuned_teacher_do_not_depend_on_what_they_are_batched_with(tmp_path: Path) -> None:
     tuned = changed(untuned())
     frames = np.array([30, 620, 5, 100], np.int64)  # the second is cut at 20 s
-    pack = Pack(np.zeros(0, np.int16), np.concatenate([[0], np.cumsum(frames)[:-1]]), frames, [])
-    lower = some_rows(int(frames.sum()), 2, seed=2).half().numpy()
-    made = targets.tuned(lower, pack, tuned, tmp_path / "targets.f16", CPU)
+    sound = some_sound(755, seed=2)
+    pack = Pack(int16(sound), np.concatenate([[0], np.cumsum(frames)[:-1]]), frames, [])
+    made = targets.tuned(pack, tuned, tmp_path / "targets.f16", CPU)
     assert made.shape == (755, DIM)
     stretches = [(0, 30), (30, 500), (530, 120), (650, 5), (655, 100)]
     with torch.inference_mode():
         for at, count in stretches:
-            rows = torch.from_numpy(lower[at : at + count].reshape(1, -1, WIDTH)).float()
-            expected = tuned.embed(rows)[0].numpy()
+            expected = tuned.embed(sound[None, at * FRAME_SAMPLES : (at + count) * FRAME_SAMPLES])[0].numpy()
             assert ((made[at : at + count].astype(np.float32) * expected).sum(1) > 0.98).all()
     assert not list(tmp_path.glob("*.partial"))
