@@ -1,22 +1,18 @@
-"""Deep rescoring: the sound of the first hits is read again and compared by the embeddings of a larger tokenizer.
-
-Stretches are packed into windows of one run, with silence between them: an encoder that fills up to 30 s costs as much
-for one stretch as for a dozen. docs/decisions.md has what that costs in accuracy.
-"""
+"""Deep rescoring: the sound of the first hits is read again and compared by the embeddings of a larger tokenizer."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from indexer.recordings import RecordingInfo
-from model.audio import SAMPLE_RATE, Samples, read_between
+from model.audio import read_between
 from model.tokenizer import LONGEST_S, Tokenizer
 from service.clips import Clip
 from service.errors import AudioGone, DecoderFailed
@@ -28,7 +24,6 @@ from service.search.rescoring import Float32, Tables
 from service.sound import Reader, between
 
 PAD_S = 0.5  # of the sound before and after a hit: codes know its ends only roughly, and the encoder likes context
-GAP_S = 0.4  # of silence between two stretches of a window
 CONTEXT_S = 2.0  # around a stretch that is the query itself
 MOST_KEPT = 2_000  # stretches whose embeddings are remembered, in float16 some 25 kB each
 
@@ -71,7 +66,7 @@ class DeepRescorer:
 
         The best stretch by `first`, the evidence so far, and by what is heard is one more example. The similarity is
         not a number where the sound is not to be had as it was indexed, or where the time of `until`, by
-        `time.monotonic`, would have passed; one window is heard in any case.
+        `time.monotonic`, would have passed; one is heard in any case.
         """
         out = np.full(len(stretches), np.nan, np.float32)
         heard = self._hear_all(stretches, until)
@@ -88,14 +83,17 @@ class DeepRescorer:
     def _hear_all(self, stretches: Sequence[Stretch], until: float) -> dict[int, Float32]:
         """Embeddings of the stretches by their numbers, as many as there is time for."""
         heard = self._remembered(stretches)
-        missing = [number for number in range(len(stretches)) if number not in heard]
         longest = 0.0
-        for window in self._windows(stretches, missing):
+        for number, stretch in enumerate(stretches):
+            if number in heard:
+                continue
             began = time.monotonic()
             if longest and began + longest > until:
                 break
-            heard |= self._listen(window, stretches)
-            longest = max(longest, time.monotonic() - began)
+            rows = self._listen(stretch)
+            if rows is not None:
+                heard[number] = rows
+                longest = max(longest, time.monotonic() - began)
         return heard
 
     def _remembered(self, stretches: Sequence[Stretch]) -> dict[int, Float32]:
@@ -119,50 +117,22 @@ class DeepRescorer:
         longest = int(LONGEST_S / frame_s)
         return first, min(first + longest, max(first + 1, round((stretch.end_s + PAD_S) / frame_s)))
 
-    def _windows(self, stretches: Sequence[Stretch], numbers: Sequence[int]) -> Iterator[list[tuple[int, Samples]]]:
-        """Stretches with their sound, as many as go into one run; what cannot be read is left out."""
-        window: list[tuple[int, Samples]] = []
-        room = longest = round(LONGEST_S * SAMPLE_RATE)
-        for number in numbers:
-            sound = self._read(stretches[number])
-            if len(sound) == 0:
-                continue
-            if window and len(sound) > room:
-                yield window
-                window, room = [], longest
-            window.append((number, sound))
-            room -= len(sound) + self._gap
-        if window:
-            yield window
-
-    def _read(self, stretch: Stretch) -> Samples:
+    def _listen(self, stretch: Stretch) -> Float32 | None:
+        """Embeddings of a stretch, which are remembered; None where its sound is not to be had."""
         first, last = self._frames(stretch)
         frame_s = self.tokenizer.info.frame_seconds
         try:
             sound = between(stretch.recording, first * frame_s, last * frame_s, self._read_between)
         except (AudioGone, DecoderFailed):
-            return np.zeros(0, np.float32)
-        return sound[: len(sound) // self.tokenizer.frame_samples * self.tokenizer.frame_samples]
-
-    @property
-    def _gap(self) -> int:
-        """Samples of silence, a whole number of frames."""
-        return round(GAP_S / self.tokenizer.info.frame_seconds) * self.tokenizer.frame_samples
-
-    def _listen(self, window: Sequence[tuple[int, Samples]], stretches: Sequence[Stretch]) -> dict[int, Float32]:
-        """Embeddings of the stretches of a window, in one run; they are remembered."""
-        silence = np.zeros(self._gap, np.float32)
-        rows = self.tokenizer.embed(np.concatenate([part for _, sound in window for part in (sound, silence)][:-1]))
-        kept, at = {}, 0
-        for number, sound in window:
-            frames = len(sound) // self.tokenizer.frame_samples
-            kept[number] = rows[at : at + frames].astype(np.float16)
-            at += frames + self._gap // self.tokenizer.frame_samples
+            return None
+        if len(sound) < self.tokenizer.frame_samples:
+            return None
+        kept = self.tokenizer.embed(sound).astype(np.float16)
         with self._lock:
-            self._kept |= {self._key(stretches[number]): heard for number, heard in kept.items()}
+            self._kept[self._key(stretch)] = kept
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
-        return {number: heard.astype(np.float32) for number, heard in kept.items()}  # as it will be remembered
+        return kept.astype(np.float32)  # as it will be remembered
 
 
 @dataclass(frozen=True)

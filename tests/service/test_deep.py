@@ -76,7 +76,7 @@ def alone(rescorer: DeepRescorer, stretch: Stretch) -> np.ndarray:
     return rescorer.tokenizer.embed(audio.read(stretch.recording.path)[round(low * 16_000) : round(high * 16_000)])
 
 
-def test_stretches_in_one_window_are_like_the_query_as_each_is_alone(
+def test_each_stretch_is_as_like_the_query_as_its_sound_says(
     rescorer: DeepRescorer, recordings: list[RecordingInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deep, "WEIGHT", 0.0)  # no second look
@@ -84,7 +84,7 @@ def test_stretches_in_one_window_are_like_the_query_as_each_is_alone(
     stretches = some(recordings, 40)
     for stretch, found in zip(stretches, similarity(rescorer, stretches), strict=True):
         expected = textbook(example @ alone(rescorer, stretch).T)[:, 0].max()
-        assert found == pytest.approx(expected, abs=0.08)  # silence lies around it in place of nothing
+        assert found == pytest.approx(expected, abs=2e-3)  # remembered in half precision
 
 
 def test_the_best_stretch_is_one_more_example(
@@ -105,7 +105,7 @@ def test_the_best_stretch_is_one_more_example(
     for number, stretch in enumerate(stretches):
         if number != best:
             expected = textbook(second @ alone(rescorer, stretch).T)[:, 0].max()
-            assert like[number] == pytest.approx(expected, abs=0.08)
+            assert like[number] == pytest.approx(expected, abs=2e-3)
             assert min(first[number], like[number]) <= once[number] <= max(first[number], like[number])
 
 
@@ -120,17 +120,14 @@ def test_what_was_heard_is_remembered(
     np.testing.assert_array_equal(similarity(rescorer, stretches[::-1], 0.0)[::-1], first)
 
 
-def test_one_window_is_heard_when_there_is_no_time_and_the_rest_the_next_time(
+def test_one_is_heard_when_there_is_no_time_and_the_rest_the_next_time(
     rescorer: DeepRescorer, recordings: list[RecordingInfo]
 ) -> None:
     stretches = some(recordings, 40)
-    heard = []
-    for _ in range(4):
+    for number in range(1, 5):
         known = ~np.isnan(similarity(rescorer, stretches, 0.0))
-        assert (np.diff(known.astype(int)) <= 0).all()  # the likest hits come first
-        heard.append(int(known.sum()))
-    assert 0 < heard[0] < heard[1] <= heard[2] <= heard[3]
-    assert heard[3] == 40
+        assert known.tolist() == [True] * number + [False] * (40 - number)  # the likest hits come first
+    assert not np.isnan(similarity(rescorer, stretches)).any()
 
 
 def test_hits_are_in_the_order_of_their_new_scores(deep_client: TestClient, query_path: Path) -> None:
