@@ -21,7 +21,8 @@ def train(
     ] = None,
     exclude: Annotated[Path | None, typer.Option(help="words that never serve as pairs, one a line")] = None,
     tuned: Annotated[
-        Path | None, typer.Option(help="tuned part of the teacher; without it the one that ships, or none")
+        Path | None,
+        typer.Option(help="tuned part of the teacher, or what tuning goes on from; else the shipped one"),
     ] = None,
     tune_minutes: Annotated[
         float, typer.Option(min=0.0, help="tune the teacher first, for so long (needs --words)")

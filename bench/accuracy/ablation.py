@@ -92,7 +92,7 @@ def trained(arguments: argparse.Namespace, seeds: int) -> Iterator[tuple[str, in
         arguments.speech, arguments.speech / "manifest.tsv", words=arguments.speech / "words.tsv", excluded=excluded
     )
     device = torch.device(arguments.device)
-    prepared = recipe.prepare(corpus, arguments.teacher, arguments.work, 256, False, device, 2)
+    prepared = recipe.prepare(corpus, arguments.teacher, arguments.work, 256, device, 2)
     target: dict[bool, npt.NDArray[np.float16]] = {}
     blocks = [block for block in BLOCKS if arguments.row is None or block.row in arguments.row]
     for tuned in {block.tuned for block in blocks}:

@@ -47,7 +47,8 @@ def packed(waveforms: list[Samples]) -> Pack:
 
 
 def embedder(weights: str, whitening: features.Whitening, tuned: Path | None, work: Path) -> Embed:
-    """Packs what it is given into windows of 30 s; without `tuned` the whitened last layer of the published encoder."""
+    """The tuned teacher, which hears each waveform alone; without `tuned` the whitened last layer of the published one,
+    which hears them packed into windows of 30 s."""  # fmt: skip
     load: Callable[[], teacher.Teacher] = lambda: teacher.load_teacher(weights)  # noqa: E731
     calls = 0
 
@@ -57,13 +58,11 @@ def embedder(weights: str, whitening: features.Whitening, tuned: Path | None, wo
         folder = work / f"{'published' if tuned is None else 'tuned'}-{calls}"
         folder.mkdir(parents=True)
         calls += 1
-        stored = features.store_features(load, pack, folder, CPU, lower=tuned is not None)
         if tuned is None:
-            made = targets.whitened(stored.pooled, whitening, folder / targets.TARGETS_FILE)
+            stored = features.store_features(load, pack, folder, CPU)
+            made = targets.whitened(stored, whitening, folder / targets.TARGETS_FILE)
         else:
-            assert stored.lower is not None
-            student = load_tuned(load(), tuned)
-            made = targets.tuned(stored.lower, pack, student, folder / targets.TARGETS_FILE, CPU)
+            made = targets.tuned(pack, load_tuned(load(), tuned), folder / targets.TARGETS_FILE, CPU)
         return [made[a : a + n].astype(np.float32) for a, n in zip(pack.start, pack.frames, strict=True)]
 
     return embed
@@ -77,8 +76,9 @@ def layers_of(model: teacher.Teacher, waveforms: list[Samples], seed: int) -> li
     windows = [[p for p in placements if p.window == w] for w in range(placements[-1].window + 1)]
     for stretches in tqdm(windows, "teacher", unit="window"):
         with torch.inference_mode(), autocast(CPU):
-            x = model.lower(torch.from_numpy(features.window(pack, stretches))[None])
-            after = [x, x := model.blocks[4](x), x := model.blocks[5](x)]
+            mel = model.log_mel(torch.from_numpy(features.window(pack, stretches))[None])
+            x = model.stem(mel, 2 * teacher.WINDOW_FRAMES)
+            after = [x := block(x) for block in model.blocks][min(LAYERS) - 1 :]
             after[-1] = model.ln_post(after[-1].float())
             heard = torch.stack([y.float().view(-1, 2, teacher.WIDTH).mean(1) for y in after], 1).numpy()
         for p in stretches:

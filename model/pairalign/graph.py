@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +17,20 @@ from model.tokenizer import DEFAULT_WEIGHTS
 
 QUANTISER = "pq"  # the initialiser by which a tokenizer file has its product quantiser
 BEAM, MOST_BEAMS = 1, 16
+ENCODERS = (DEFAULT_WEIGHTS, DEFAULT_WEIGHTS.with_name("pairalign-encoder.onnx"))  # the second is `fast` 4
 
 
 def build(
-    part: Part, out: Path, *, encoder: Path = DEFAULT_WEIGHTS, rate: float | None = None, beam: int | None = None
+    part: Part, out: Path, *, encoder: Path | None = None, rate: float | None = None, beam: int | None = None
 ) -> None:
     """Write the tokenizer to `out`: `waveform` float32 [batch, samples], context `segment`, tokens `generated`.
 
-    `rate` is another setting of the length knob than the part's own (`Part.rate_row`): 0 writes most tokens. `beam` is
-    the number of sequences that are followed, 1 for greedy decoding; without it BEAM. Raises PartError where the part
-    belongs to another encoder or has no such rate or beam, OSError where a file cannot be read or written.
+    `encoder` is the tokenizer that the part was trained over; without it that of ENCODERS which it was. `rate` is
+    another setting of the length knob than the part's own (`Part.rate_row`): 0 writes most tokens. `beam` is the number
+    of sequences that are followed, 1 for greedy decoding; without it BEAM. Raises PartError where the part belongs to
+    another encoder or has no such rate or beam, OSError where a file cannot be read or written.
     """
-    blob = encoder.read_bytes()
-    if (found := hashlib.sha256(blob).hexdigest()) != part.encoder_sha256:
-        raise PartError(
-            f"the decoder belongs to the tokenizer {part.encoder_sha256[:12]}, and {encoder} is {found[:12]}"
-        )
+    blob = _encoder_of(part, ENCODERS if encoder is None else (encoder,))
     rate, beam = part.rate if rate is None else rate, BEAM if beam is None else beam
     if not 1 <= beam <= MOST_BEAMS:
         raise PartError(f"there is no beam of {beam}: 1 to {MOST_BEAMS}")
@@ -55,6 +54,15 @@ def build(
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=False)
     write_model(model, out)
+
+
+def _encoder_of(part: Part, files: Sequence[Path]) -> bytes:
+    """The one of these tokenizers that the part belongs to. Raises PartError where none is."""
+    found = {hashlib.sha256(blob := path.read_bytes()).hexdigest(): blob for path in files}
+    if part.encoder_sha256 not in found:
+        there = ", ".join(f"{path} is {sha256[:12]}" for path, sha256 in zip(files, found, strict=True))
+        raise PartError(f"the decoder belongs to the tokenizer {part.encoder_sha256[:12]}, and {there}")
+    return found[part.encoder_sha256]
 
 
 def _ids(g: Builder, part: Part, rate: float, beam: int) -> None:

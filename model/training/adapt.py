@@ -42,6 +42,7 @@ ADAPTED_FILE, PAIRS_FILE, DONE_FILE = "adapted.onnx", "pairs.json", "done.json"
 SEARCH_SHARE = 0.25  # of a round's time
 LEAST_LABELS = 8  # pairs that make a contrast
 MEASURE_SEARCH_S, MEASURE_PAIRS = 30.0, 200
+OWN_SIZE = 1_024  # of the file's codebook, which hardly matters: the archive's own is fitted anew
 HELPS_TOKENS, HURTS_WORDS = 0.005, 0.01  # at least so much better, at most so much worse
 
 
@@ -236,7 +237,7 @@ def _export(student: Student, checkpoint: Path, sample: Sample, old: Path, work:
         trained_on=info.trained_on if info.trained_on.endswith(own) else f"{info.trained_on} and {own}",
         score_map=info.score_map,
     )
-    codebook = recipe.fit_own_codebook(student, pieces(sample.whole, PIECE_FRAMES), device)
+    codebook = recipe.fit_own_codebook(student, pieces(sample.whole, PIECE_FRAMES), device, size=OWN_SIZE)
     compact = multiplies_in_8_bits(onnx.load(old))
     sounds = sample.whole.sounds() if compact else None
     export(checkpoint, codebook, description, work / ADAPTED_FILE, 8 if compact else 32, sounds)

@@ -86,9 +86,10 @@ class TunedTeacher(nn.Module):
         return {name: tensor.contiguous().cpu() for name, tensor in out.items()}
 
 
-def save_tuned(tuned: TunedTeacher, path: Path, metadata: dict[str, str]) -> None:
-    """The tuned part alone, float16 but for the projection."""
-    tensors = {n: t if n.startswith("projection") else t.half() for n, t in tuned.tensors().items()}
+def save_tuned(tuned: TunedTeacher, path: Path, metadata: dict[str, str], share: float = 1.0) -> None:
+    """The tuned part alone, float16 but for the projection, with so much of each update (WiSE-FT, Wortsman 2022)."""
+    tensors = {n: t * share if n.endswith(".b") else t for n, t in tuned.tensors().items()}
+    tensors = {n: t if n.startswith("projection") else t.half() for n, t in tensors.items()}
     save_file(tensors, path, metadata)
 
 

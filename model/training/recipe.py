@@ -46,7 +46,7 @@ TUNED_PART_FILE = "accurate.safetensors"
 TUNED_PART = Description(
     "accurate", "1", "Apache-2.0; the encoder it is put on: MIT", "OpenAI Whisper base, tuned; see the model card"
 )
-CODEBOOK_SIZE = 1_024
+CODEBOOK_SIZE, PART_CODEBOOK_SIZE = 4_096, 1_024  # of the student's own, and of the tuned part's
 CODEBOOK_FRAMES = 150_000
 NOISE_SHARE = 0.05  # of the frames that the codebook is fitted to
 
@@ -75,7 +75,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained: the teacher's tuning, a tuned part that is there already, or neither; then the stages."""
+    """What is trained: the teacher's tuning, which goes on from a tuned part if there is one, then the stages."""
 
     stages: tuple[stages.Stage, ...]
     tuning: TuningSettings | None = None
@@ -197,9 +197,9 @@ def _mined(
 
 def tune_teacher(
     corpus: Corpus, prepared: Prepared, teacher_source: str, settings: TuningSettings, work: Path,
-    device: torch.device, workers: int,
+    device: torch.device, workers: int, start: Path | None = None,
 ) -> Path:  # fmt: skip
-    """The tuned part of the teacher, learned unless it is in `work` already."""
+    """The tuned part of the teacher, learned unless it is in `work` already; it begins with that in `start`."""
     out = work / tuning.TUNED_FILE
     if (work / tuning.DONE_FILE).exists():
         return out
@@ -208,10 +208,15 @@ def tune_teacher(
     groups = prepared.groups
     cuts = tuning.random_cuts(prepared.pack, settings.cuts, settings.seed)
     views = Views(prepared.pack, settings.augmentation, device, prepared.rooms)
-    tuned = TunedTeacher(teacher.load_teacher(teacher_source), prepared.whitening, settings.rank).to(device)
+    published = teacher.load_teacher(teacher_source)
+    tuned = (
+        TunedTeacher(published, prepared.whitening, settings.rank) if start is None else load_tuned(published, start)
+    )
     sampler = LabelSampler(groups, prepared.timed, settings.hard, settings.other_languages)
     phones = _phones(corpus, prepared.pack, groups, workers) if corpus.phones else None
-    lesson = Lesson(tuned, views, groups, sampler, cuts, prepared.whitening, prepared.features, phones, settings)
+    lesson = Lesson(
+        tuned.to(device), views, groups, sampler, cuts, prepared.whitening, prepared.features, phones, settings
+    )
     tuning.tune(lesson, work)
     return out
 
@@ -235,7 +240,7 @@ def write_tuned_part(tuned: Path, target: npt.NDArray[np.float16], description: 
     sample = np.sort(rng.choice(len(target), min(CODEBOOK_FRAMES, len(target)), replace=False))
     embeddings = target[sample].astype(np.float32)
     embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-6)
-    codebook = fit_codebook(embeddings, min(CODEBOOK_SIZE, len(embeddings) // 4), parts=0)
+    codebook = fit_codebook(embeddings, min(PART_CODEBOOK_SIZE, len(embeddings) // 4), parts=0)
     tensors = load_file(tuned)
     tensors["codebook"] = torch.from_numpy(codebook.centroids)
     partial = out.with_suffix(".partial")
@@ -243,7 +248,9 @@ def write_tuned_part(tuned: Path, target: npt.NDArray[np.float16], description: 
     partial.replace(out)
 
 
-def fit_own_codebook(student: Student, pack: data.Pack, device: torch.device, seed: int = 0) -> Codebook:
+def fit_own_codebook(
+    student: Student, pack: data.Pack, device: torch.device, seed: int = 0, size: int = CODEBOOK_SIZE
+) -> Codebook:
     """The tokenizer's own codebook: recordings of all languages with their pauses, and noise."""
     rng = np.random.default_rng(seed)
 
@@ -257,7 +264,7 @@ def fit_own_codebook(student: Student, pack: data.Pack, device: torch.device, se
     if len(pack.recordings("noise")):
         parts += embed_recordings(student, pack, some("noise", noise).tolist(), device)
     embeddings = np.concatenate(parts)
-    return fit_codebook(embeddings, min(CODEBOOK_SIZE, len(embeddings) // 4), seed=seed)
+    return fit_codebook(embeddings, min(size, len(embeddings) // 4), seed=seed)
 
 
 def save_codebook(codebook: Codebook, path: Path) -> None:
@@ -300,7 +307,7 @@ def train(
     prepared = prepare(corpus, teacher_source, work, first.shape.dim, device, workers)
     tuned = plan.tuned
     if plan.tuning is not None:
-        tuned = tune_teacher(corpus, prepared, teacher_source, plan.tuning, work, device, workers)
+        tuned = tune_teacher(corpus, prepared, teacher_source, plan.tuning, work, device, workers, plan.tuned)
     target = make_targets(prepared, teacher_source, tuned, work, device)
     if plan.tuning is not None and tuned is not None and not (work / TUNED_PART_FILE).exists():
         write_tuned_part(tuned, target, TUNED_PART, work / TUNED_PART_FILE)

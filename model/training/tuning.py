@@ -15,8 +15,7 @@ from tqdm import tqdm
 
 from model.encoder import FRAME_SAMPLES
 from model.training.alignment import same_different
-from model.training.augment import Augmentation, augment
-from model.training.data import Entry, Pack, write_atomically
+from model.training.data import Pack, write_atomically
 from model.training.lesson import Lesson
 from model.training.lowrank import TunedTeacher, save_tuned
 from model.training.views import View, Views
@@ -45,28 +44,6 @@ def random_cuts(pack: Pack, count: int, seed: int = 0) -> list[Word]:
         if np.sqrt(np.mean(cut**2)) >= CUT_LEVEL * np.sqrt(np.mean(wave**2)):
             cuts.append(Word(int(recording), first, frames, f"~/{len(cuts)}", ""))
     return cuts
-
-
-def isolated_pack(
-    pack: Pack, words: list[Word], spec: Augmentation, seed: int = 0, rooms: Tensor | None = None
-) -> Pack:
-    """Each word cut out of its recording, in a room and in noise: a pack of its own, one recording a word."""
-    rng = np.random.default_rng(seed)
-    generator = torch.Generator().manual_seed(seed)
-    noises = pack.recordings("noise")
-    parts: list[npt.NDArray[np.int16]] = []
-    for word in tqdm(words, "isolated", unit="word"):
-        first = (int(pack.start[word.recording]) + word.first) * FRAME_SAMPLES
-        cut = np.asarray(pack.samples[first : first + word.frames * FRAME_SAMPLES], np.float32) / 32767.0
-        noise = np.zeros_like(cut)
-        if len(noises):
-            source = pack.waveform(int(rng.choice(noises)))
-            noise = np.resize(np.roll(source, -int(rng.integers(len(source)))), len(cut)).astype(np.float32) / 32767.0
-        changed = augment(torch.from_numpy(cut)[None], torch.from_numpy(noise)[None], spec, generator, rooms)[0].numpy()
-        parts.append(np.round(changed * 32767.0).astype(np.int16))
-    frames = np.array([word.frames for word in words], np.int64)
-    entries = [Entry("", word.label.split("/")[0], word.speaker, "speech") for word in words]
-    return Pack(np.concatenate(parts), np.concatenate([[0], np.cumsum(frames)[:-1]]), frames, entries)
 
 
 @torch.inference_mode()
@@ -125,7 +102,7 @@ def tune(lesson: Lesson, work: Path) -> dict[str, float]:
             # by, the last state is the best.
             if not held or sum(scores.values()) > best.get("sum", -1.0):
                 best, stale = scores | {"step": step, "sum": round(sum(scores.values()), 4)}, 0
-                save_tuned(tuned, work / TUNED_FILE, {"settings": json.dumps(asdict(s))})
+                save_tuned(tuned, work / TUNED_FILE, {"settings": json.dumps(asdict(s))}, s.share)
             _set(trained, learned)
             evaluated_s = spent_s
             last = time.monotonic()

@@ -17,9 +17,11 @@ from model.training.features import Whitening, fit_whitening
 from model.training.lesson import Lesson, phone_loss
 from model.training.losses import blank_free_ctc
 from model.training.lowrank import LowRankLinear, TunedTeacher, load_tuned, save_tuned
+from model.training.pairalign.hearings import isolated_pack
 from model.training.pairs import Codes
 from model.training.phones import PAUSE, Phones, Said
-from model.training.tuning import isolated_pack, measure, random_cuts, tune
+from model.training.teacher import WIDTH
+from model.training.tuning import measure, random_cuts, tune
 from model.training.tuningsettings import TuningSettings
 from model.training.views import View, Views, padded
 from model.training.words import Groups, LabelSampler, Word
@@ -100,6 +102,12 @@ def test_its_file_holds_all_that_was_learned(tmp_path: Path) -> None:
         expected, found = tuned.embed(rows), loaded.embed(rows)
         assert (found * expected).sum(-1).min() > 0.9999  # the file is in half precision
         assert (untuned().embed(rows) * expected).sum(-1).min() < 0.99
+    # Half of what was learned lies between.
+    save_tuned(tuned, tmp_path / "half.safetensors", {"settings": "{}"}, 0.5)
+    half = load_tuned(random_teacher(), tmp_path / "half.safetensors")
+    layer, whole, base = (t.teacher.blocks[2].mlp[0] for t in (half, tuned, untuned()))
+    between = [torch.eye(WIDTH) @ (x.base.weight + x.b @ x.a).T for x in (layer, whole, base)]  # type: ignore[operator]
+    assert torch.allclose(between[0], 0.5 * (between[1] + between[2]), atol=1e-3)
     # What was loaded can be saved again, and is the same.
     save_tuned(loaded, tmp_path / "again.safetensors", {"settings": "{}"})
     with torch.inference_mode():
@@ -210,7 +218,7 @@ def spoken(labels: int = 8, speakers: int = 3) -> tuple[Pack, list[Word]]:
 
 QUICK = TuningSettings(
     minutes=0.04, rank=RANK, labels=4, same=2, running=2, running_frames=20, stretches=2, around_frames=4,
-    learning_rate=3e-3, warmup_steps=2, evaluate_s=0.8, patience=50, average=0.5,
+    share=1.0, learning_rate=3e-3, warmup_steps=2, evaluate_s=0.8, patience=50, average=0.5,
 )  # fmt: skip
 
 

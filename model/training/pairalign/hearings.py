@@ -15,8 +15,8 @@ from tqdm import tqdm
 from model.encoder import FRAME_SAMPLES
 from model.tokenizer import Tokenizer
 from model.training.augment import Augmentation, augment
-from model.training.data import Pack
-from model.training.tuning import isolated_pack, random_cuts
+from model.training.data import Entry, Pack
+from model.training.tuning import random_cuts
 from model.training.words import Groups, Word
 
 VIEWS = 2  # of each recording; the first is as it was recorded
@@ -92,6 +92,28 @@ def _cuts(pack: Pack, groups: Groups | None, chosen: npt.NDArray[np.int64], seed
     if len(words) > WORDS:
         words = [words[int(i)] for i in np.sort(rng.choice(len(words), WORDS, replace=False))]
     return words + [cut for cut in random_cuts(pack, 2 * CUTS, seed) if cut.recording in inside][:CUTS]
+
+
+def isolated_pack(
+    pack: Pack, words: list[Word], spec: Augmentation, seed: int = 0, rooms: Tensor | None = None
+) -> Pack:
+    """Each word cut out of its recording, in a room and in noise: a pack of its own, one recording a word."""
+    rng = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
+    noises = pack.recordings("noise")
+    parts: list[npt.NDArray[np.int16]] = []
+    for word in tqdm(words, "isolated", unit="word"):
+        first = (int(pack.start[word.recording]) + word.first) * FRAME_SAMPLES
+        cut = np.asarray(pack.samples[first : first + word.frames * FRAME_SAMPLES], np.float32) / 32767.0
+        noise = np.zeros_like(cut)
+        if len(noises):
+            source = pack.waveform(int(rng.choice(noises)))
+            noise = np.resize(np.roll(source, -int(rng.integers(len(source)))), len(cut)).astype(np.float32) / 32767.0
+        changed = augment(torch.from_numpy(cut)[None], torch.from_numpy(noise)[None], spec, generator, rooms)[0].numpy()
+        parts.append(np.round(changed * 32767.0).astype(np.int16))
+    frames = np.array([word.frames for word in words], np.int64)
+    entries = [Entry("", word.label.split("/")[0], word.speaker, "speech") for word in words]
+    return Pack(np.concatenate(parts), np.concatenate([[0], np.cumsum(frames)[:-1]]), frames, entries)
 
 
 def _changer(pack: Pack, spec: Augmentation, seed: int, rooms: Tensor | None) -> Callable[[int], Samples]:
