@@ -17,7 +17,8 @@ from model.tokenizer import DEFAULT_WEIGHTS
 
 QUANTISER = "pq"  # the initialiser by which a tokenizer file has its product quantiser
 BEAM, MOST_BEAMS = 1, 16
-ENCODERS = (DEFAULT_WEIGHTS, DEFAULT_WEIGHTS.with_name("pairalign-encoder.onnx"))  # the second is `fast` 4
+ENCODER = DEFAULT_WEIGHTS.with_name("pairalign-encoder.onnx")  # `fast` 4, over which the shipped part was trained
+ENCODERS = (DEFAULT_WEIGHTS, ENCODER)
 
 
 def build(

@@ -84,8 +84,8 @@ def _in_place(late: Float32, samples: Float32) -> Float32:
     return out
 
 
-def add_copies(pack: Pack, work: Path, workers: int, seed: int = 0) -> Pack:
-    """The pack with some recordings a second time, each through a codec; they are kept behind the samples in `work`.
+def add_copies(pack: Pack, work: Path, workers: int, seed: int = 0, share: float = COPIED_SHARE) -> Pack:
+    """The pack with a share of its recordings a second time, each through a codec; they lie behind those in `work`.
 
     Coding takes far longer than everything else that changes sound, so it is done once, not for each batch.
     """
@@ -95,7 +95,7 @@ def add_copies(pack: Pack, work: Path, workers: int, seed: int = 0) -> Pack:
     if not path.exists():
         rng = np.random.default_rng(seed)
         speech = pack.recordings("speech")
-        left = min(COPIED_HOURS * 3600 / FRAME_SECONDS, COPIED_SHARE * float(pack.frames[speech].sum()))
+        left = min(COPIED_HOURS * 3600 / FRAME_SECONDS, share * float(pack.frames[speech].sum()))
         chosen: list[int] = []
         for recording in rng.permutation(speech).tolist():
             if pack.frames[recording] <= left:
