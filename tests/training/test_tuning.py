@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import normalize
 
 from model.encoder import FRAME_SAMPLES
-from model.training import targets, tuning
+from model.training import recipe, targets, tuning
 from model.training.augment import Augmentation
 from model.training.data import Entry, Pack
 from model.training.features import Whitening, fit_whitening
@@ -331,3 +331,38 @@ def test_targets_of_a_tuned_teacher_do_not_depend_on_what_they_are_batched_with(
             expected = tuned.embed(sound[None, at * FRAME_SAMPLES : (at + count) * FRAME_SAMPLES])[0].numpy()
             assert ((made[at : at + count].astype(np.float32) * expected).sum(1) > 0.98).all()
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_tuning_begins_with_what_was_tuned_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.training.teacher.load_teacher", lambda source: random_teacher())
+    pack, words = spoken()
+    groups = Groups(words, held_labels=0.0, held_speakers=0.0)
+    raw = np.zeros((int(pack.frames.sum()), WIDTH), np.float16)
+    prepared = recipe.Prepared(pack, raw, some_whitening(), groups, frozenset({"en"}))
+    save_tuned(changed(untuned()), tmp_path / "before.safetensors", {"settings": "{}"})
+    sound, settings = some_sound(2, 12), replace(QUICK, minutes=0.0, cuts=4)
+    found = []
+    for name, start in (("fresh", None), ("on", tmp_path / "before.safetensors")):
+        (tmp_path / name).mkdir()
+        corpus = recipe.Corpus(tmp_path, None)
+        out = recipe.tune_teacher(corpus, prepared, "", settings, tmp_path / name, CPU, 1, start)
+        with torch.inference_mode():
+            found.append(load_tuned(random_teacher(), out).embed(sound))
+            expected = (untuned() if start is None else changed(untuned())).embed(sound)
+        assert (found[-1] * expected).sum(-1).min() > 0.999
+    assert (found[0] * found[1]).sum(-1).min() < 0.99
+
+
+def test_larger_batches_are_for_devices_that_are_fast() -> None:
+    plan = recipe.plan(4.0, 2.0, None, (1.0, 0.5), 4e-4, scale=8)
+    assert [stage.name for stage in plan.stages] == ["distil", "stage-1", "stage-2"]
+    plain = recipe.plan(4.0, 2.0, None, (1.0, 0.5), 4e-4)
+    assert plan.tuning is not None
+    assert plain.tuning is not None
+    assert plan.tuning.same == 8 * plain.tuning.same
+    assert plan.tuning.labels == 4 * plain.tuning.labels
+    for large, small in zip(plan.stages, plain.stages, strict=True):
+        assert (large.rows, large.pairs.labels) == (8 * small.rows, 8 * small.pairs.labels)
+        assert large.learning_rate == small.learning_rate
+        assert large.distillation.contrast_frames == 8_192
+    assert plain.stages == recipe.plan(4.0, 2.0, None, (1.0, 0.5), 4e-4, scale=1).stages
