@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.tokenizer import Device, Tokenizer, TokenizerError
+from model.tokenizer import EARLIER_WEIGHTS, Device, Tokenizer, TokenizerError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -37,10 +37,10 @@ class Registry:
         return tokenizer
 
     def find(self, sha256: str) -> Tokenizer | None:
-        """The tokenizer with that hash: the default, or a file of the data folder; None where there is none."""
+        """The tokenizer with that hash: the default, a file of the data folder, or the version before; else None."""
         with self._lock:
             if sha256 not in self._open:
-                for path in files(self.folder):
+                for path in self._files():
                     if self._hash(path) == sha256:
                         self._load(path)
                         break
@@ -48,11 +48,14 @@ class Registry:
 
     def has(self, sha256: str) -> bool:
         """Whether `find` would find it; nothing is opened, and nobody who opens one is waited for."""
-        for path in files(self.folder) if sha256 not in self._open else ():
+        for path in self._files() if sha256 not in self._open else ():
             with suppress(OSError):  # it may go at any moment
                 if self._hash(path) == sha256:
                     return True
         return sha256 in self._open
+
+    def _files(self) -> list[Path]:
+        return [*files(self.folder), *([EARLIER_WEIGHTS] if EARLIER_WEIGHTS.exists() else [])]
 
     def named(self, name: str) -> Tokenizer:
         """The tokenizer of that name or path, see `resolve`. Raises TokenizerError."""

@@ -30,8 +30,7 @@ from bench.accuracy.tokens import UInt16, token_figures, tokenize
 from bench.accuracy.writers import Generated, of_file
 from model.audio import SAMPLE_RATE, Samples
 from model.codebook import Codebook
-from model.pairalign.graph import ENCODER
-from model.tokenizer import Tokenizer
+from model.tokenizer import EARLIER_WEIGHTS, Tokenizer
 from model.tokens import TokenString
 from service.evaluation.metrics import average_precision, reciprocal_rank
 from service.evaluation.tasks import TaskQuery, read_task
@@ -204,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speech", type=Path, required=True)
     parser.add_argument("--tasks", type=Path, required=True)
-    parser.add_argument("--vq", type=Path, default=ENCODER)
+    parser.add_argument("--vq", type=Path, default=EARLIER_WEIGHTS)
     parser.add_argument("--pairalign", type=Path, nargs="+", required=True)
     parser.add_argument("--task", nargs="+", default=["english", "malayalam"])
     parser.add_argument("--stretches", type=int, default=100)

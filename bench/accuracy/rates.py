@@ -28,7 +28,7 @@ from bench.accuracy.tokens import tokenize
 from bench.accuracy.writers import Merged, learn_merges, of_file
 from model.audio import Samples
 from model.codebook import Codebook, codebook_size, fit_codebook
-from model.pairalign.graph import ENCODER
+from model.tokenizer import EARLIER_WEIGHTS
 from service.evaluation.tasks import TaskQuery, read_task
 
 PRICES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speech", type=Path, required=True)
     parser.add_argument("--tasks", type=Path, required=True)
-    parser.add_argument("--vq", type=Path, default=ENCODER)
+    parser.add_argument("--vq", type=Path, default=EARLIER_WEIGHTS)
     parser.add_argument("--pairalign", type=Path, nargs="*", default=[])
     parser.add_argument("--task", nargs="+", default=["english", "malayalam"])
     parser.add_argument("--out", type=Path, help="a PNG")

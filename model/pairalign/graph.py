@@ -13,12 +13,11 @@ from model.graph import write_model
 from model.pairalign.loop import CODEBOOK, PREFIX, Builder, Loop
 from model.pairalign.part import Part, PartError
 from model.pairalign.shape import DecoderShape
-from model.tokenizer import DEFAULT_WEIGHTS
+from model.tokenizer import DEFAULT_WEIGHTS, EARLIER_WEIGHTS
 
 QUANTISER = "pq"  # the initialiser by which a tokenizer file has its product quantiser
 BEAM, MOST_BEAMS = 1, 16
-ENCODER = DEFAULT_WEIGHTS.with_name("pairalign-encoder.onnx")  # `fast` 4, over which the shipped part was trained
-ENCODERS = (DEFAULT_WEIGHTS, ENCODER)
+ENCODERS = (DEFAULT_WEIGHTS, EARLIER_WEIGHTS)  # the shipped part was trained over the second
 
 
 def build(

@@ -18,7 +18,7 @@ from indexer.recordings import list_recordings
 from indexer.schema import Base
 from indexer.segments import checksum
 from indexer.server import Server
-from model.tokenizer import Tokenizer
+from model.tokenizer import EARLIER_WEIGHTS, Tokenizer
 from service.clips import read_clip
 from service.search.answer import Request
 from service.search.engine import SearchEngine
@@ -49,9 +49,7 @@ def test_each_earlier_schema_has_a_dump() -> None:
 
 
 @pytest.mark.parametrize("revision", sorted(DUMPS))
-def test_an_earlier_database_is_brought_up_to_date(
-    revision: str, empty_engine: Engine, tokenizer_path: Path, tmp_path: Path
-) -> None:
+def test_an_earlier_database_is_brought_up_to_date(revision: str, empty_engine: Engine, tmp_path: Path) -> None:
     engine = empty_engine
     load(DUMPS[revision], engine)
     with engine.connect() as connection:
@@ -80,11 +78,11 @@ def test_an_earlier_database_is_brought_up_to_date(
             assert connection.execute(text("SELECT score FROM watch_hit")).all() == watched
             assert connection.execute(text("SELECT state FROM job")).scalars().all() == ["done"]
     # It is searched at once, and knows its recordings again.
-    search = SearchEngine(engine, Tokenizer(tokenizer_path, threads=1), folder=tmp_path / "index")
+    search = SearchEngine(engine, Tokenizer(EARLIER_WEIGHTS, threads=1), folder=tmp_path / "index")
     hits = search.search(Request([read_clip(DEMO / "query.opus", 60.0)], "radio")).hits
     assert {hit.recording.name for hit in hits[:2]} == {"01-monday.opus", "04-thursday.opus"}
     found = pipeline.index_archive(
-        engine, [STATION / "01-monday.opus", STATION / "04-thursday.opus"], "radio", tokenizer_path
+        engine, [STATION / "01-monday.opus", STATION / "04-thursday.opus"], "radio", EARLIER_WEIGHTS
     )
     assert (found.moved, found.indexed, found.failed) == (2, 0, [])
 

@@ -72,8 +72,8 @@ def similarity(rescorer: DeepRescorer, stretches: list[Stretch], seconds: float 
 
 def alone(rescorer: DeepRescorer, stretch: Stretch) -> np.ndarray:
     """Embeddings of a stretch and of what lies around it, in a run of its own."""
-    low, high = stretch.start_s - PAD_S, stretch.end_s + PAD_S
-    return rescorer.tokenizer.embed(audio.read(stretch.recording.path)[round(low * 16_000) : round(high * 16_000)])
+    low, high = (round(at / 0.04) * 640 for at in (stretch.start_s - PAD_S, stretch.end_s + PAD_S))
+    return rescorer.tokenizer.embed(audio.read(stretch.recording.path)[low:high])
 
 
 def test_each_stretch_is_as_like_the_query_as_its_sound_says(

@@ -72,7 +72,7 @@ def timed(client: TestClient, path: str) -> Response:
 def test_a_database_that_goes_away_and_comes_back(client: TestClient, postgres: Server) -> None:
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json()) == (
-        200, {"ready": True, "database": "ok", "tokenizer": "fast 4", "reasons": [], "warnings": []}
+        200, {"ready": True, "database": "ok", "tokenizer": "fast 5", "reasons": [], "warnings": []}
     )  # fmt: skip
     postgres.stop()
     gone = timed(client, "/readyz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from model import whisper
-from model.tokenizer import Tokenizer
+from model.tokenizer import DEFAULT_WEIGHTS, EARLIER_WEIGHTS, Tokenizer
+from service.registry import Registry
 from service.tokenizers import app
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="the accurate extra is not installed")
@@ -39,7 +41,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     safetensors.save_file(weights, folder / "weights.safetensors")
     part = {"ln_post.weight": np.ones(512), "ln_post.bias": np.zeros(512), "projection.mean": np.zeros(512)}
     part |= {"projection.weight": rng.standard_normal((256, 512)), "codebook": rng.standard_normal((1_024, 256))}
-    for block in (4, 5):
+    for block in range(6):
         for layer, (rows, columns) in LAYERS.items():
             part[f"lora.{block}.{layer}.a"] = np.zeros((1, columns))
             part[f"lora.{block}.{layer}.b"] = np.zeros((rows, 1))
@@ -138,3 +140,14 @@ def test_without_the_publisher_it_says_what_to_do(
     assert line.startswith("sayagain: encoder_unavailable: openai/whisper-base")
     assert says in line
     assert ("--weights" in line) == (not before)
+
+
+def test_archives_of_the_version_before_find_their_tokenizer(tmp_path: Path) -> None:
+    registry = Registry(tmp_path, DEFAULT_WEIGHTS, threads=1)
+    sha256 = hashlib.sha256(EARLIER_WEIGHTS.read_bytes()).hexdigest()
+    assert registry.has(sha256)
+    found = registry.find(sha256)
+    assert found is not None
+    assert (found.info.name, found.info.version, found.info.sha256) == ("fast", "4", sha256)
+    assert not registry.has("0" * 64)
+    assert registry.find("0" * 64) is None
