@@ -125,13 +125,25 @@ def codebook_size(frames: int) -> int:
 
 
 def fit_codebook(
-    embeddings: Float32, size: int, *, seed: int = 0, iterations: int = ITERATIONS, parts: int = PQ_PARTS
+    embeddings: Float32,
+    size: int,
+    *,
+    seed: int = 0,
+    iterations: int = ITERATIONS,
+    parts: int = PQ_PARTS,
+    start: Float32 | None = None,
 ) -> Codebook:
     """Centroids and product quantiser fitted to unit `embeddings` float32 [frames, dim], without labels.
 
-    `parts` = 0 leaves the product quantiser out. Raises CodebookError where there are fewer frames than centroids.
-    """
-    centroids = spherical_kmeans(embeddings, size, seed=seed, iterations=iterations)
+    `parts` = 0 leaves the product quantiser out. Centroids begin with those in `start` float32 [size, dim], if it is
+    given, and keep their numbers. Raises CodebookError where there are fewer frames than centroids.
+    """  # fmt: skip
+    if start is None:
+        centroids = spherical_kmeans(embeddings, size, seed=seed, iterations=iterations)
+    elif len(embeddings) < size or len(start) != size:
+        raise CodebookError(f"{len(embeddings)} frames and {len(start)} centroids to begin with cannot give {size}")
+    else:
+        centroids = _lloyd(embeddings, start, iterations)
     if parts == 0:
         return Codebook(centroids)
     rng = np.random.default_rng(seed)

@@ -79,6 +79,9 @@ def train_pairalign(
     ] = (6.0, 34.0, 12.0),
     hours: Annotated[float, typer.Option(min=0.01, help="of sound to learn from, at most")] = 9.0,
     tokens: Annotated[int, typer.Option(min=2, max=65_535, help="different tokens that may be written")] = 4_096,
+    start: Annotated[
+        Path | None, typer.Option(help="a part to go on from, of an earlier version of the encoder", exists=True)
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     workers: Annotated[int, typer.Option(min=1, help="processes that decode, threads that embed")] = 2,
 ) -> None:
@@ -91,7 +94,9 @@ def train_pairalign(
 
         excluded = frozenset() if exclude is None else frozenset(exclude.read_text(encoding="utf-8").split())
         corpus = Corpus(folder, manifest, words=words, excluded=excluded)
-        part = recipe.train(corpus, work, minutes, torch.device(device), hours=hours, size=tokens, workers=workers)
+        part = recipe.train(
+            corpus, work, minutes, torch.device(device), hours=hours, size=tokens, workers=workers, start=start
+        )
         stderr.print(f"{part}; next: sayagain tokenizer build pairalign --tuned {part} --out FILE.onnx", markup=False)
 
 

@@ -151,7 +151,7 @@ def prepare(corpus: Corpus, teacher_source: str, work: Path, dim: int, device: t
         return Prepared(pack, stored, whitening, None, frozenset(), rooms=rooms)
     timed_words = read_words(corpus.words, pack, corpus.excluded)
     timed = frozenset(_languages_of_many(timed_words))
-    mined = [] if corpus.manifest is None else _mined(corpus, pack, stored, whitening, timed, work / MINED_FILE)
+    mined = _mined(corpus, pack, stored, whitening, timed_words, work / MINED_FILE)
     groups = Groups(list(dict.fromkeys(timed_words + mined)))
     return Prepared(pack, stored, whitening, groups, timed, rooms)
 
@@ -170,19 +170,22 @@ def _languages_of_many(words: list[Word], speakers: int = 3) -> set[str]:
     return {language for language, heard in of.items() if len(heard) >= speakers}
 
 
+def untimed_texts(corpus: Corpus, pack: data.Pack, timed: list[Word]) -> dict[int, str]:
+    """Transcripts in the manifest, if there is one, of languages without word times, by number of recording."""
+    if corpus.manifest is None:
+        return {}
+    languages = _languages_of_many(timed)
+    texts = mining.read_texts(corpus.manifest, pack)
+    return {recording: text for recording, text in texts.items() if pack.entries[recording].language not in languages}
+
+
 def _mined(
-    corpus: Corpus, pack: data.Pack, stored: npt.NDArray[np.float16], whitening: Whitening, timed: frozenset[str],
+    corpus: Corpus, pack: data.Pack, stored: npt.NDArray[np.float16], whitening: Whitening, timed: list[Word],
     path: Path,
 ) -> list[Word]:  # fmt: skip
     """Words of the other languages, found where transcripts say that two recordings share one, and kept in `path`."""
-    assert corpus.manifest is not None
     if path.exists():
         return [Word(**word) for word in json.loads(path.read_text(encoding="utf-8"))]
-    texts = {
-        recording: text
-        for recording, text in mining.read_texts(corpus.manifest, pack).items()
-        if pack.entries[recording].language not in timed
-    }
 
     @lru_cache(512)
     def embed(recording: int) -> npt.NDArray[np.float32]:
@@ -190,7 +193,7 @@ def _mined(
         x = (stored[start : start + frames].astype(np.float32) - whitening.mean) @ whitening.matrix
         return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6), np.float32)
 
-    found = mining.from_texts(pack, texts, embed, excluded=corpus.excluded)
+    found = mining.from_texts(pack, untimed_texts(corpus, pack, timed), embed, excluded=corpus.excluded)
     data.write_atomically(path, json.dumps([asdict(word) for word in found]))
     return found
 

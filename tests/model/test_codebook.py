@@ -116,3 +116,15 @@ def test_what_cannot_be_is_refused() -> None:
     codebook = Codebook(clusters(4, 1, 8, 0.1))
     with pytest.raises(CodebookError, match="no product quantiser"):
         codebook.encode(codebook.centroids, codebook.assign(codebook.centroids))
+
+
+def test_centroids_that_are_gone_on_from_keep_their_numbers() -> None:
+    rng = np.random.default_rng(5)
+    points = rng.standard_normal((600, 8)).astype(np.float32)
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    before = fit_codebook(points[:300], 12, parts=2)
+    after = fit_codebook(points, 12, parts=2, start=before.centroids)
+    assert ((after.centroids @ before.centroids.T).argmax(1) == np.arange(12)).all()
+    assert (points @ after.centroids.T).max(1).mean() > (points @ before.centroids.T).max(1).mean()
+    with pytest.raises(CodebookError, match="12 centroids to begin with"):
+        fit_codebook(points, 13, start=before.centroids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
@@ -103,6 +104,7 @@ class Examples:
             if len({hearings.cuts[i].speaker for i in numbers}) > 1 and not label.startswith("~")
         }  # fmt: skip
         self.labels = sorted(self.of)
+        self.chances = fair([label.split("/")[0] for label in self.labels])
 
     def draw(self, count: int, mixture: Mixture, rng: np.random.Generator) -> list[Example]:
         """So many examples."""
@@ -137,7 +139,7 @@ class Examples:
 
     def word(self, rate: int, rng: np.random.Generator) -> Example:
         """A word by one speaker, alone or in its sentence, paired with the same word by another."""
-        numbers = self.of[self.labels[int(rng.integers(len(self.labels)))]]
+        numbers = self.of[self.labels[int(rng.choice(len(self.labels), p=self.chances))]]
         first = numbers[int(rng.integers(len(numbers)))]
         cuts = self.hearings.cuts
         others = [n for n in numbers if cuts[n].speaker != cuts[first].speaker]
@@ -151,6 +153,15 @@ class Examples:
         cut = self.hearings.cuts[number]
         first = int(self.hearings.pack.start[cut.recording]) + cut.first
         return slice(first, first + min(cut.frames, self.shape.window_frames))
+
+
+def fair(languages: Many[str]) -> npt.NDArray[np.float64]:
+    """The chance of each label: alike, but no language has more than all others together."""
+    counts = Counter(languages)
+    most, total = max(counts.values(), default=0), len(languages)
+    if most == total or 2 * most <= total:
+        return np.full(total, 1.0 / max(1, total))
+    return np.array([0.5 / (most if counts[name] == most else total - most) for name in languages])
 
 
 def _unit(rows: npt.NDArray[np.float16]) -> Float32:

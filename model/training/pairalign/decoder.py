@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.pairalign.part import Part
 from model.pairalign.shape import DecoderShape, waves
 
 COPY_SCALE = 10.0  # at first
@@ -194,6 +195,15 @@ class Decoder(nn.Module):
             tokens.append(token)
             starts.append(start)
         return Written(torch.cat(tokens, 1), torch.cat(starts, 1), lengths, ended)
+
+
+def go_on_from(part: Part, centroids: npt.NDArray[np.float32]) -> Decoder:
+    """The decoder of a part, over a codebook float32 [K, dim] whose tokens are like those of the part's own."""
+    decoder = Decoder(part.shape, centroids)
+    with torch.no_grad():
+        for name, parameter in decoder.named_parameters():
+            parameter.copy_(torch.from_numpy(part.weights[name]))
+    return decoder
 
 
 def start_from(codebook: npt.NDArray[np.float32], shape: DecoderShape) -> Decoder:

@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from model.encoder import FRAME_SAMPLES
 from model.tokenizer import Tokenizer
+from model.training import mining
 from model.training.augment import Augmentation, augment
 from model.training.data import Entry, Pack
 from model.training.tuning import random_cuts
 from model.training.words import Groups, Word
 
 VIEWS = 2  # of each recording; the first is as it was recorded
-WORDS, CUTS = 12_000, 6_000  # at most, that are heard alone
+WORDS, CUTS = 18_000, 6_000  # at most, that are heard alone
 JOURNAL_EVERY = 500  # recordings
 
 Float16 = npt.NDArray[np.float16]
@@ -65,16 +66,22 @@ def choose(pack: Pack, groups: Groups | None, hours: float, seed: int = 0) -> np
 
 def hear(
     tokenizer: Tokenizer, pack: Pack, groups: Groups | None, work: Path, hours: float, rooms: Tensor | None,
-    seed: int = 0,
+    seed: int = 0, texts: dict[int, str] | None = None, excluded: frozenset[str] = frozenset(),
 ) -> Hearings:  # fmt: skip
-    """Embeddings of the corpus in `work`; what is there already is not made again."""
+    """Embeddings of the corpus in `work`; what is there already is not made again.
+
+    `texts` are transcripts of recordings without word times, by number: words that two of one language share, but for
+    `excluded` ones, are found by their sound and serve beside `groups`.
+    """
     chosen = choose(pack, groups, hours, seed)
     spec = Augmentation(noise=0.7, room=0.4)
     views = []
     for number in range(VIEWS):
         changed = _changer(pack, spec, seed + number, rooms) if number else pack.waveform
         views.append(_embedded(tokenizer, pack, chosen, changed, work / f"view-{number}.f16"))
-    cuts = _cuts(pack, groups, chosen, seed)
+    words = [] if groups is None else [word for label in groups.labels for word in groups.of[label]]
+    words += _found(pack, views[0], {} if texts is None else texts, chosen, excluded)
+    cuts = _cuts(pack, words, chosen, seed)
     start = np.cumsum([0, *(cut.frames for cut in cuts)])
     path = work / "alone.f16"
     if _done(path) == len(cuts):
@@ -85,10 +92,22 @@ def hear(
     return Hearings(pack, chosen, views, cuts, made, start[:-1])
 
 
-def _cuts(pack: Pack, groups: Groups | None, chosen: npt.NDArray[np.int64], seed: int) -> list[Word]:
+def _found(
+    pack: Pack, view: Float16, texts: dict[int, str], chosen: npt.NDArray[np.int64], excluded: frozenset[str]
+) -> list[Word]:
+    def embed(recording: int) -> npt.NDArray[np.float32]:
+        start = int(pack.start[recording])
+        return view[start : start + int(pack.frames[recording])].astype(np.float32)
+
+    inside = set(chosen.tolist())
+    theirs = {recording: text for recording, text in texts.items() if recording in inside}
+    return list(dict.fromkeys(mining.from_texts(pack, theirs, embed, excluded=excluded)))
+
+
+def _cuts(pack: Pack, every: list[Word], chosen: npt.NDArray[np.int64], seed: int) -> list[Word]:
     rng = np.random.default_rng(seed)
     inside = set(chosen.tolist())
-    words = [] if groups is None else [w for label in groups.labels for w in groups.of[label] if w.recording in inside]
+    words = [word for word in every if word.recording in inside]
     if len(words) > WORDS:
         words = [words[int(i)] for i in np.sort(rng.choice(len(words), WORDS, replace=False))]
     return words + [cut for cut in random_cuts(pack, 2 * CUTS, seed) if cut.recording in inside][:CUTS]

@@ -52,7 +52,7 @@ class Stage:
     pointer: float = 0.3
     length: float = 0.0
     contrast: float = 0.0
-    contrasted: int = 4  # rows of a piece whose sequences are told apart
+    contrasted: int = 3  # rows of a piece whose sequences are told apart
     temperature: float = 0.1
     corruption: Corruption | None = None
     own_targets: bool = False  # those of the moving average's decoding of the other hearing
@@ -70,7 +70,7 @@ def stage_1(minutes: float) -> Stage:
 def stage_2(minutes: float) -> Stage:
     """The other hearing's tokens are to be written; encoder and codebook stay as they are (all stages)."""
     return Stage(
-        "pairalign-2", minutes, Mixture(clean=0.2, changed=0.4, alone=0.25), learning_rate=7e-4, length=0.1,
+        "pairalign-2", minutes, Mixture(clean=0.15, changed=0.3, alone=0.25), learning_rate=7e-4, length=0.1,
         corruption=Corruption(0.04, 0.03, 0.03),
     )  # fmt: skip
 
@@ -78,7 +78,7 @@ def stage_2(minutes: float) -> Stage:
 def stage_3(minutes: float) -> Stage:
     """What the decoder's moving average writes for the other hearing is to be written, whatever the prefix says."""
     return Stage(
-        "pairalign-3", minutes, Mixture(clean=0.1, changed=0.45, alone=0.25), learning_rate=4e-4, length=0.2,
+        "pairalign-3", minutes, Mixture(clean=0.1, changed=0.35, alone=0.25), learning_rate=4e-4, length=0.2,
         contrast=0.2, corruption=Corruption(), own_targets=True,
     )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """From a folder of sound to a tokenizer that keeps the contract, and on again from what is there."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from model.pairalign.graph import build
 from model.pairalign.part import read_part
 from model.tokenizer import Tokenizer
 from model.training.pairalign import hearings, recipe
+from model.training.pairalign.batches import Examples
 from model.training.pairalign.stages import LOG_FILE
 from model.training.recipe import Corpus
 from service.cli import app
@@ -49,6 +51,45 @@ def test_a_corpus_becomes_a_tokenizer(tmp_path: Path) -> None:
     again = read_part(work / recipe.PART_FILE)
     assert all(np.array_equal(again.weights[name], value) for name, value in part.weights.items())
     assert len((work / LOG_FILE).read_text().splitlines()) == 3
+
+
+def test_a_run_goes_on_from_an_earlier_part(tmp_path: Path) -> None:
+    folder, first, second = write_corpus(tmp_path / "corpus", 4, 4.0), tmp_path / "first", tmp_path / "second"
+    told = ["train-pairalign", str(folder), "--workers", "1", "--tokens", "64", "--minutes"]
+    assert CliRunner().invoke(app, [*told, "0.02", "0", "0", "--work", str(first)]).exit_code == 0
+    again = [*told, "0", "0", "0", "--work", str(second), "--start", str(first / recipe.PART_FILE)]
+    done = CliRunner().invoke(app, again)
+    assert done.exit_code == 0, done.output
+    before, after = read_part(first / recipe.PART_FILE), read_part(second / recipe.PART_FILE)
+    assert all(np.array_equal(after.weights[name], value) for name, value in before.weights.items())
+    alike = after.codebook.centroids @ before.codebook.centroids.T
+    assert (alike.argmax(1) == np.arange(64)).mean() > 0.9  # tokens keep their numbers
+
+    told[told.index("64")] = "32"
+    done = CliRunner().invoke(app, [*told, "0", "0", "0", "--work", str(tmp_path / "x"), "--start", str(again[-1])])
+    assert done.exit_code == 1
+    assert "writes 64 tokens" in done.output
+
+
+def test_words_are_found_by_what_transcripts_share(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus", recordings=3, seconds=4.0)
+    shutil.copyfile(folder / "0.wav", folder / "again.wav")
+    lines = ["path\tcorpus\tlanguage\tspeaker\tsplit\ttext\tseconds"]
+    for name, text in (("0", "it wetterstrjitte is"), ("again", "it wetterstrjitte is"), ("1", "neat"), ("2", "")):
+        lines.append(f"{name}.wav\tc\tfy\t{name}\ttrain\t{text}\t4.0")
+    manifest = tmp_path / "manifest.tsv"
+    manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def prepared(excluded: frozenset[str], work: Path) -> Examples:
+        corpus = Corpus(folder, manifest, excluded=excluded)
+        return recipe.prepare(corpus, Tokenizer(threads=1), work, 1.0, 1, size=32)[0]
+
+    examples = prepared(frozenset(), tmp_path / "work")
+    assert examples.labels == ["fy/wetterstrjitte"]
+    names = [examples.hearings.pack.entries[cut.recording].path for cut in examples.hearings.cuts[:2]]
+    assert sorted(names) == ["0.wav", "again.wav"]
+    assert len({cut.first for cut in examples.hearings.cuts[:2]}) == 1
+    assert prepared(frozenset({"wetterstrjitte"}), tmp_path / "other").labels == []
 
 
 def test_too_little_sound_for_a_codebook_is_named(tmp_path: Path) -> None:

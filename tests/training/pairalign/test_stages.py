@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.training.pairalign.batches import Mixture
+from model.training.pairalign.batches import Mixture, fair
 from model.training.pairalign.corruption import Corruption
 from model.training.pairalign.decoder import Decoder
 from model.training.pairalign.stages import (
@@ -131,6 +131,13 @@ def test_pieces_of_a_batch_teach_what_the_batch_does() -> None:
     assert little < much
     for one, other in zip(whole, apart, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_no_language_has_more_words_than_the_others_together() -> None:
+    assert fair(["en"] * 8 + ["nl", "nl", "fy", "fy"]).tolist() == [0.0625] * 8 + [0.125] * 4
+    assert fair(["en", "en", "nl", "fy"]).tolist() == [0.25] * 4
+    assert fair(["en", "en"]).tolist() == [0.5, 0.5]
+    assert fair([]).tolist() == []
 
 
 def test_the_stages_are_those_of_the_paper() -> None:
