@@ -86,9 +86,16 @@ class TunedTeacher(nn.Module):
         return {name: tensor.contiguous().cpu() for name, tensor in out.items()}
 
 
-def save_tuned(tuned: TunedTeacher, path: Path, metadata: dict[str, str], share: float = 1.0) -> None:
-    """The tuned part alone, float16 but for the projection, with so much of each update (WiSE-FT, Wortsman 2022)."""
-    tensors = {n: t * share if n.endswith(".b") else t for n, t in tuned.tensors().items()}
+def save_tuned(
+    tuned: TunedTeacher, path: Path, metadata: dict[str, str], share: float = 1.0,
+    before: Mapping[str, Tensor] | None = None,
+) -> None:  # fmt: skip
+    """The tuned part alone, float16 but for the projection, with so much of what its updates have become since they
+    were as in `before`, or nothing (WiSE-FT, Wortsman 2022)."""  # fmt: skip
+    tensors = tuned.tensors()
+    for name in (name for name in tensors if name.endswith(".b")):
+        first = torch.zeros_like(tensors[name]) if before is None else before[name]
+        tensors[name] = first + share * (tensors[name] - first)
     tensors = {n: t if n.startswith("projection") else t.half() for n, t in tensors.items()}
     save_file(tensors, path, metadata)
 

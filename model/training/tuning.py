@@ -80,6 +80,7 @@ def tune(lesson: Lesson, work: Path) -> dict[str, float]:
     optimizer = torch.optim.AdamW(trained.values(), s.learning_rate, (0.9, 0.98), weight_decay=0.01)
     held = [groups.held_out[int(i)] for i in np.random.default_rng(0).permutation(len(groups.held_out))[:400]]
     average = {name: p.detach().clone() for name, p in trained.items()}
+    before = {name: tensor.clone() for name, tensor in tuned.tensors().items()}
     best: dict[str, float] = {}
     spent_s, step, stale, evaluated_s = 0.0, 0, 0, -1e9
     means: dict[str, Tensor] = {}
@@ -102,7 +103,7 @@ def tune(lesson: Lesson, work: Path) -> dict[str, float]:
             # by, the last state is the best.
             if not held or sum(scores.values()) > best.get("sum", -1.0):
                 best, stale = scores | {"step": step, "sum": round(sum(scores.values()), 4)}, 0
-                save_tuned(tuned, work / TUNED_FILE, {"settings": json.dumps(asdict(s))}, s.share)
+                save_tuned(tuned, work / TUNED_FILE, {"settings": json.dumps(asdict(s))}, s.share, before)
             _set(trained, learned)
             evaluated_s = spent_s
             last = time.monotonic()

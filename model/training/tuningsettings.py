@@ -31,7 +31,7 @@ class TuningSettings:
     phones: float = 0.7  # weight of the phones
     keep: float = 3.0  # weight of staying near the teacher's own features
     average: float = 0.99  # of what is learned, a step
-    share: float = 0.7  # of the updates in the part that is left: what was taught holds for other words too, but less
+    share: float = 0.7  # of what the updates learned: what was taught holds for other words too, but less
     learning_rate: float = 5e-4
     final_rate: float = 5e-5
     warmup_steps: int = 50

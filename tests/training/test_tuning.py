@@ -108,6 +108,10 @@ def test_its_file_holds_all_that_was_learned(tmp_path: Path) -> None:
     layer, whole, base = (t.teacher.blocks[2].mlp[0] for t in (half, tuned, untuned()))
     between = [torch.eye(WIDTH) @ (x.base.weight + x.b @ x.a).T for x in (layer, whole, base)]  # type: ignore[operator]
     assert torch.allclose(between[0], 0.5 * (between[1] + between[2]), atol=1e-3)
+    # What was there before stays whole: half of what came since is kept, and that is nothing.
+    save_tuned(tuned, tmp_path / "kept.safetensors", {"settings": "{}"}, 0.5, tuned.tensors())
+    kept = load_tuned(random_teacher(), tmp_path / "kept.safetensors").teacher.blocks[2].mlp[0]
+    assert torch.allclose(torch.eye(WIDTH) @ (kept.base.weight + kept.b @ kept.a).T, between[1], atol=1e-3)  # type: ignore[operator]
     # What was loaded can be saved again, and is the same.
     save_tuned(loaded, tmp_path / "again.safetensors", {"settings": "{}"})
     with torch.inference_mode():
@@ -340,7 +344,7 @@ def test_tuning_begins_with_what_was_tuned_before(tmp_path: Path, monkeypatch: p
     raw = np.zeros((int(pack.frames.sum()), WIDTH), np.float16)
     prepared = recipe.Prepared(pack, raw, some_whitening(), groups, frozenset({"en"}))
     save_tuned(changed(untuned()), tmp_path / "before.safetensors", {"settings": "{}"})
-    sound, settings = some_sound(2, 12), replace(QUICK, minutes=0.0, cuts=4)
+    sound, settings = some_sound(2, 12), replace(QUICK, minutes=0.0, cuts=4, share=0.7)
     found = []
     for name, start in (("fresh", None), ("on", tmp_path / "before.safetensors")):
         (tmp_path / name).mkdir()
