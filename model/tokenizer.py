@@ -17,7 +17,7 @@ from model.subgraph import following
 from model.tokens import TokenString
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "fast.onnx"
-EARLIER_WEIGHTS = DEFAULT_WEIGHTS.with_name("pairalign-encoder.onnx")  # `fast` 4: archives that it made, and pairalign
+EARLIER_WEIGHTS = DEFAULT_WEIGHTS.with_name("fast-4.onnx")  # for archives that it made
 BLOCK_FRAMES = 1_000  # 40 s: what one run of the graph is given, context apart
 LONGEST_S = 29.0  # what one run of a `segment` tokenizer is given at most
 OVERLAP_S = 2.0  # between the runs over what is longer

@@ -6,7 +6,8 @@ import hashlib
 import os
 import shutil
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,8 +68,7 @@ class Registry:
         state = path.stat()
         key = (path, state.st_size, state.st_mtime_ns)
         if key not in self._hash_of:
-            with path.open("rb") as file:
-                self._hash_of[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            self._hash_of[key] = _sha256(path)
         return self._hash_of[key]
 
 
@@ -102,6 +102,32 @@ def pairalign(home: Path) -> Path:
     out = home / FOLDER / "pairalign.onnx"
     build(read_part(), out)
     return out
+
+
+@contextmanager
+def replacing(home: Path, path: Path) -> Iterator[None]:
+    """While a tokenizer's file in the data folder may be written anew: what was there stays, under a name with its hash
+    beside it, since archives were made with it. Other files are nobody's business here."""  # fmt: skip
+    aside: Path | None = None
+    if path.parent == home / FOLDER and path.exists():
+        before = _sha256(path)
+        aside = path.with_name(f"{path.stem}-{before[:12]}.onnx")
+        if aside.exists():
+            aside = None
+        else:
+            partial = aside.with_suffix(f".{os.getpid()}.partial")
+            shutil.copyfile(path, partial)
+            partial.replace(aside)
+    try:
+        yield
+    finally:
+        if aside is not None and path.exists() and _sha256(path) == before:
+            aside.unlink()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_of(home: Path, default: Path, sha256: str | None) -> Path:

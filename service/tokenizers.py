@@ -121,19 +121,23 @@ def build(
 ) -> None:
     """Put a tokenizer together: accurate from its publisher's weights and our part, pairalign from ours alone."""
     with failing("accurate"):
-        target = out or Settings().home_path / registry.FOLDER / f"{kind.value}.onnx"
+        home = Settings().home_path
+        target = out or home / registry.FOLDER / f"{kind.value}.onnx"
         if kind is Kind.PAIRALIGN:
             from model.pairalign import graph
             from model.pairalign.part import DEFAULT_PART, read_part
 
-            graph.build(read_part(tuned or DEFAULT_PART), target, rate=rate, beam=beam)
+            with registry.replacing(home, target):
+                graph.build(read_part(tuned or DEFAULT_PART), target, rate=rate, beam=beam)
         else:
             from model import accurate
             from model.tuned import DEFAULT_TUNED, read_tuned
 
             part = tuned or DEFAULT_TUNED
             read_tuned(part)  # before anything is downloaded for it
-            accurate.build(weights or _download(), part, target, precision=precision.value)
+            source = weights or _download()
+            with registry.replacing(home, target):
+                accurate.build(source, part, target, precision=precision.value)
         info = Tokenizer(target).info
         typer.echo(f"{target}: {info.name} {info.version}, sha256 {info.sha256[:12]}", err=True)
         typer.echo(f"to use it: sayagain index FOLDER --archive NAME --tokenizer {out or kind.value}", err=True)

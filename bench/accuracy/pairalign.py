@@ -30,7 +30,7 @@ from bench.accuracy.tokens import UInt16, token_figures, tokenize
 from bench.accuracy.writers import Generated, of_file
 from model.audio import SAMPLE_RATE, Samples
 from model.codebook import Codebook
-from model.tokenizer import EARLIER_WEIGHTS, Tokenizer
+from model.tokenizer import DEFAULT_WEIGHTS, Tokenizer
 from model.tokens import TokenString
 from service.evaluation.metrics import average_precision, reciprocal_rank
 from service.evaluation.tasks import TaskQuery, read_task
@@ -168,8 +168,8 @@ def measure(
     books = {"VQ": replace(book, switch_penalty=0.0), f"VQ, price {book.switch_penalty:g}": book}
     made = {path.stem: of_file(path)[1] for path in generated}
     own = next(iter(made.values()))
-    if own.size != book.size:
-        columns = {f"VQ, K {own.size:,}, price {price:g}": price for price in OWN_PRICES}
+    if not np.array_equal(own.centroids, book.centroids):
+        columns = {f"VQ, the decoder's codebook, price {price:g}": price for price in OWN_PRICES}
         books |= {name: Codebook(own.centroids, None, price) for name, price in columns.items()}
     books |= made
     queries = read_task(task)
@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speech", type=Path, required=True)
     parser.add_argument("--tasks", type=Path, required=True)
-    parser.add_argument("--vq", type=Path, default=EARLIER_WEIGHTS)
+    parser.add_argument("--vq", type=Path, default=DEFAULT_WEIGHTS)
     parser.add_argument("--pairalign", type=Path, nargs="+", required=True)
     parser.add_argument("--task", nargs="+", default=["english", "malayalam"])
     parser.add_argument("--stretches", type=int, default=100)

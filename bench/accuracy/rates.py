@@ -28,7 +28,7 @@ from bench.accuracy.tokens import tokenize
 from bench.accuracy.writers import Merged, learn_merges, of_file
 from model.audio import Samples
 from model.codebook import Codebook, codebook_size, fit_codebook
-from model.tokenizer import EARLIER_WEIGHTS
+from model.tokenizer import DEFAULT_WEIGHTS
 from service.evaluation.tasks import TaskQuery, read_task
 
 PRICES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -58,7 +58,7 @@ def books(vq: Codebook, generated: Sequence[Path], recordings: Recordings) -> It
         yield "VQ, byte-pair merges", f"{count:,}", joined
     for path in generated:
         yield "PairAlign, by rate", path.stem, of_file(path)[1]
-    if generated and (own := of_file(generated[0])[1]).size != vq.size:
+    if generated and not np.array_equal((own := of_file(generated[0])[1]).centroids, vq.centroids):
         for price in OWN_PRICES:
             yield f"VQ with PairAlign's codebook, K {own.size:,}", f"{price:g}", Codebook(own.centroids, None, price)
     everything = recordings.embeddings
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speech", type=Path, required=True)
     parser.add_argument("--tasks", type=Path, required=True)
-    parser.add_argument("--vq", type=Path, default=EARLIER_WEIGHTS)
+    parser.add_argument("--vq", type=Path, default=DEFAULT_WEIGHTS)
     parser.add_argument("--pairalign", type=Path, nargs="*", default=[])
     parser.add_argument("--task", nargs="+", default=["english", "malayalam"])
     parser.add_argument("--out", type=Path, help="a PNG")

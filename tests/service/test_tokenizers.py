@@ -101,6 +101,28 @@ def test_build_writes_a_tokenizer_into_the_data_folder(
     assert [path.name for path in target.parent.iterdir()] == ["accurate.onnx"]
 
 
+def test_archives_of_a_tokenizer_that_is_built_anew_keep_theirs(home: Path) -> None:
+    folder = home / "tokenizers"
+
+    def built(*words: str) -> str:
+        code, _, err = run("build", "pairalign", *words)
+        assert code == 0, err
+        return hashlib.sha256((folder / "pairalign.onnx").read_bytes()).hexdigest()
+
+    first = built("--rate", "1")
+    assert built("--rate", "1") == first
+    assert [path.name for path in folder.iterdir()] == ["pairalign.onnx"]
+    second = built("--rate", "3")
+    assert second != first
+    assert {path.name for path in folder.iterdir()} == {"pairalign.onnx", f"pairalign-{first[:12]}.onnx"}
+    registry = Registry(home, DEFAULT_WEIGHTS, threads=1)
+    assert registry.has(first)
+    assert registry.has(second)
+    # What cannot be built takes nothing away, and leaves nothing beside it.
+    assert run("build", "pairalign", "--rate", "9")[0] == 1
+    assert {path.name for path in folder.iterdir()} == {"pairalign.onnx", f"pairalign-{first[:12]}.onnx"}
+
+
 def test_build_says_in_one_line_what_is_missing(parts: tuple[Path, Path], tmp_path: Path) -> None:
     weights, tuned = parts
     (tmp_path / "file").write_text("")
