@@ -1,8 +1,8 @@
 """What each part of the training gives: short runs with one budget a block, measured alike, as one table in Markdown.
 
     python -m bench.accuracy.ablation --speech SPEECH --tasks TASKS --teacher WEIGHTS --work WORK
-        [--start STUDENT.safetensors] [--tuned TUNED.safetensors] [--minutes 3] [--seeds 3] [--row NAME …]
-        [--task english …]
+        [--manifest FILE.tsv] [--start STUDENT.safetensors] [--tuned TUNED.safetensors] [--minutes 3] [--seeds 3]
+        [--row NAME …] [--task english …]
 
 WORK is a work folder of `sayagain train --words …`, so that features, whitening and words are there. The distilled rows
 go on from `--start`. Rows that WORK/ablation has already are not run again.
@@ -67,11 +67,15 @@ BLOCKS = (
     Block("tuned teacher distilled, Stage I", "tuned teacher distilled", True, FIRST),
     Block("tuned teacher distilled, Stage I, Stage II", "tuned teacher distilled, Stage I", True, SECOND),
     Block("attention from nothing, tuned teacher distilled", None, True, ATTENTION),
-    Block("inherited, 2 blocks", "teacher", True, replace(ATTENTION, shape=AttentionShape(blocks=2))),
-    Block(
-        "inherited, 6 blocks of 512", "teacher", True,
-        replace(ATTENTION, shape=AttentionShape(blocks=6, hidden=512)),
+    Block("inherited, 1 block of 512", "teacher", True, replace(ATTENTION, shape=AttentionShape(blocks=1, hidden=512))),
+    *(
+        Block(
+            f"inherited, {blocks} blocks of 512", "teacher", True,
+            replace(ATTENTION, shape=AttentionShape(blocks=blocks, hidden=512)),
+        )
+        for blocks in (2, 4, 6)
     ),
+    Block("inherited, 2 blocks", "teacher", True, replace(ATTENTION, shape=AttentionShape(blocks=2))),
     Block("inherited", "teacher", True, ATTENTION),
     Block("inherited, Stage I", "inherited", True, STAGE_1),
     Block("inherited, Stage I, Stage II", "inherited, Stage I", True, STAGE_2),
@@ -89,7 +93,10 @@ def trained(arguments: argparse.Namespace, seeds: int) -> Iterator[tuple[str, in
     """Every run that is asked for, in order: row, seed, weights."""
     excluded = frozenset((arguments.speech / "oov.txt").read_text(encoding="utf-8").split())
     corpus = recipe.Corpus(
-        arguments.speech, arguments.speech / "manifest.tsv", words=arguments.speech / "words.tsv", excluded=excluded
+        arguments.speech,
+        arguments.manifest or arguments.speech / "manifest.tsv",
+        words=arguments.speech / "words.tsv",
+        excluded=excluded,
     )
     device = torch.device(arguments.device)
     prepared = recipe.prepare(corpus, arguments.teacher, arguments.work, 256, device, 2)
@@ -149,6 +156,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=Path, required=True)
     parser.add_argument("--teacher", required=True, help="the teacher's weights")
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--manifest", type=Path, help="another than SPEECH/manifest.tsv: a part of it")
     parser.add_argument("--start", type=Path, help="the student that distilled rows go on from")
     parser.add_argument("--tuned", type=Path, help="the tuned part of the teacher")
     parser.add_argument("--minutes", type=float, default=3.0, help="of each block")

@@ -2,7 +2,7 @@
 
     python -m bench.accuracy.probes --speech SPEECH --tasks TASKS
         (--tokenizer FILE.onnx | --student FILE.safetensors | --mfcc) [--task english …] [--condition …]
-        [--matcher …] [--size K] [--threads N] [--json]
+        [--twice] [--matcher …] [--size K] [--threads N] [--json]
 
 SPEECH holds dev/<task>/ with the recordings and noise/, TASKS holds <task>.json with its clips. The codebook is fitted
 to the archive's own embeddings. Nothing is chosen beforehand: each query meets every recording. Scores are bare
@@ -199,6 +199,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--task", nargs="+", default=["english", "malayalam"])
     parser.add_argument("--condition", nargs="+", choices=CONDITIONS, default=CONDITIONS)
     parser.add_argument("--matcher", nargs="+", choices=MATCHERS, default=MATCHERS)
+    parser.add_argument("--twice", action="store_true", help="heard again half a frame later: twice the frames")
     parser.add_argument("--size", type=int, help="K, by default as the product chooses it")
     parser.add_argument("--threads", type=int, default=THREADS, help="for all but the embedding")
     parser.add_argument("--json", action="store_true", help="one object a line")
@@ -207,6 +208,7 @@ def main(words: Sequence[str] | None = None) -> None:
         embedder = embedders.of_tokenizer(arguments.tokenizer)
     else:
         embedder = embedders.of_student(arguments.student) if arguments.student else embedders.of_mfcc()
+    embedder = embedders.twice(embedder) if arguments.twice else embedder
     rows: list[Row] = []
     for task in arguments.task:
         rows += measure(

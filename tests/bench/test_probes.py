@@ -34,6 +34,17 @@ _PROJECTION = np.random.default_rng(99).standard_normal((FRAME_SAMPLES, DIM)).as
 _WORD_FRAMES = 6
 
 
+def test_what_is_heard_twice_has_its_frames_in_turn() -> None:
+    ramp = np.arange(10 * FRAME_SAMPLES + 5, dtype=np.float32)
+    once = embedders.Embedder(
+        "first", FRAME_SECONDS, lambda s: s[: len(s) // FRAME_SAMPLES * FRAME_SAMPLES : FRAME_SAMPLES, None]
+    )
+    twice = embedders.twice(once)
+    assert twice.frame_seconds == FRAME_SECONDS / 2
+    (rows,) = twice([ramp])
+    assert rows[:, 0].tolist() == [half * FRAME_SAMPLES / 2 for half in range(19)]
+
+
 def embed(waveforms: list[np.ndarray]) -> list[np.ndarray]:
     """The direction of each frame's samples: what sounds the same at any level is the same."""
     out = []
