@@ -24,7 +24,7 @@ from model.training.rooms import load_rooms
 from model.training.words import Groups, read_words
 
 IDS_FILE, CODEBOOK_FILE, PART_FILE = "ids.npy", "codebook.npz", "pairalign.safetensors"
-RATE = 2  # of the length knob, unless another is asked for when the file is put together
+RATE = 3  # of the length knob, unless another is asked for when the file is put together
 SIZE = 4_096  # of the codebook whose tokens are written
 FIT_FRAMES = 131_072  # at most, of the sample that it is fitted to
 Float32 = npt.NDArray[np.float32]
