@@ -115,14 +115,22 @@ def replacing(home: Path, path: Path) -> Iterator[None]:
         if aside.exists():
             aside = None
         else:
-            partial = aside.with_suffix(f".{os.getpid()}.partial")
-            shutil.copyfile(path, partial)
-            partial.replace(aside)
+            _copy(path, aside)
     try:
         yield
     finally:
         if aside is not None and path.exists() and _sha256(path) == before:
             aside.unlink()
+
+
+def _copy(path: Path, to: Path) -> None:
+    """An unfinished copy never has that name, and does not stay."""
+    partial = to.with_suffix(f".{os.getpid()}.partial")
+    try:
+        shutil.copyfile(path, partial)
+        partial.replace(to)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:
@@ -167,10 +175,5 @@ def keep(home: Path, path: Path, default: Path) -> Path:
     to = folder / f"{name}-{info.sha256[:12]}.onnx"
     if not to.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        partial = to.with_suffix(f".{os.getpid()}.partial")
-        try:
-            shutil.copyfile(path, partial)
-            partial.replace(to)
-        finally:
-            partial.unlink(missing_ok=True)
+        _copy(path, to)
     return to

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from bench.speed.__main__ import DEMO, segments_of
-from model.audio import Samples
+from model.audio import SAMPLE_RATE, Samples
 from model.codebook import Codebook
 from model.encoder import AttentionShape, parameter_count
 from model.export import Description, export
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     segments = segments_of(arguments.audio, arguments.seconds)
-    audio_s = sum(len(segment) for segment in segments) / 16_000
+    audio_s = sum(len(segment) for segment in segments) / SAMPLE_RATE
     with tempfile.TemporaryDirectory() as folder:
         files = [made(shape, Path(folder), segments[:3]) for shape in SHAPES]
         tokenizers = [Tokenizer(path) for path in files]
