@@ -137,7 +137,7 @@ def fit_codebook(
 
     `parts` = 0 leaves the product quantiser out. Centroids begin with those in `start` float32 [size, dim], if it is
     given, and keep their numbers. Raises CodebookError where there are fewer frames than centroids.
-    """  # fmt: skip
+    """
     if start is None:
         centroids = spherical_kmeans(embeddings, size, seed=seed, iterations=iterations)
     elif len(embeddings) < size or len(start) != size:
