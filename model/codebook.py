@@ -2,6 +2,7 @@
 
 Spherical k-means: Dhillon and Modha 2001. Product quantisation of residuals: Jégou, Douze and Schmid 2011.
 Tokens with a price on each change: duration-penalised dynamic programming, Kamper and van Niekerk 2021.
+Crowding of centroids: cross-domain similarity local scaling, Conneau et al. 2018.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ FINAL_ITERATIONS = 3
 NEAR_GROUPS = 24  # whose centroids a frame chooses among at last, its own included
 GROUP_FRAMES = 64  # per group of the first level
 FIT_FRAMES = 16  # per centroid: more serve it no better and cost time
+NEIGHBOURS = 10  # of a centroid, by which it is told how crowded it is about it
 
 
 class CodebookError(ValueError):
@@ -79,6 +81,28 @@ class Codebook:
             digest.update(np.ascontiguousarray(self.pq, "<f4").tobytes())
         return digest.hexdigest()
 
+    @cached_property
+    def crowding(self) -> Float32:
+        """How crowded it is about each centroid: float32 [K], cosines, 0 on average.
+
+        Half of the mean cosine with its NEIGHBOURS nearest, less the mean of that. A centroid among many (a hub:
+        Radovanović, Nanopoulos and Ivanović 2010) is near whatever is asked; what it is nearer than that tells more.
+        """
+        return self._near - self._near.mean()
+
+    def crowding_at(self, embeddings: Float32) -> Float32:
+        """The same about unit `embeddings` float32 [frames, dim]: float32 [frames]."""
+        return _half_near(embeddings @ self.centroids.T, min(NEIGHBOURS, self.size)) - self._near.mean()
+
+    @cached_property
+    def _near(self) -> Float32:
+        near = np.zeros(self.size, np.float32)
+        for start in range(0, self.size if self.size > 1 else 0, _BLOCK):
+            block = self.centroids[start : start + _BLOCK] @ self.centroids.T
+            np.fill_diagonal(block[:, start:], -np.inf)
+            near[start : start + _BLOCK] = _half_near(block, min(NEIGHBOURS, self.size - 1))
+        return near
+
     def assign(self, embeddings: Float32) -> npt.NDArray[np.uint16]:
         """Nearest centroid of each embedding: float32 [frames, dim] to uint16 [frames]."""
         return _nearest(embeddings, self.centroids).astype(np.uint16)
@@ -116,6 +140,13 @@ class Codebook:
             for part in range(parts):
                 out[:, part * width : (part + 1) * width] += self.pq[part][codes[:, part]]
         return out
+
+
+def _half_near(cosines: Float32, count: int) -> Float32:
+    """Half of the mean of the `count` highest of each row, [rows, columns] to float32 [rows]; the rows' order goes."""
+    first = cosines.shape[1] - count
+    cosines.partition(first, axis=1)
+    return np.asarray(cosines[:, first:].mean(axis=1) / 2.0, np.float32)
 
 
 def codebook_size(frames: int) -> int:

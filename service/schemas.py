@@ -56,7 +56,9 @@ class HitOut(Out):
     end: float
     score: float
     edit_similarity: float
-    dtw_similarity: float
+    dtw_similarity: float = Field(
+        description="mean cosine along the best path, less how crowded it is about what is matched"
+    )
     deep_similarity: float | None = Field(default=None, description="null where the hit was not rescored deep")
 
 

@@ -86,8 +86,10 @@ def stages_of(
         "weighted edit distance, embeddings to token, gap 0.2",
         *by_windows(view, windows, lambda codes, some: _weighted(heard, codes, some.low, some.high, 0.2)),
     )
-    places = stretches.distinct(stretches.rescore(query.tables, view, windows))
-    yield "DTW", places, places.similarity
+    bare = replace(query.tables, crowding=np.zeros_like(query.tables.crowding))
+    for name, tables in (("DTW on cosines", bare), ("DTW on cosines less crowding", query.tables)):
+        places = stretches.distinct(stretches.rescore(tables, view, windows))
+        yield name, places, places.similarity
     clock = Clock()
     places, evidence = cascade.find(query, setting, alive, cascade.SearchSettings(), False, clock)
     yield "second look, calibrated", places, evidence.scores
@@ -181,7 +183,7 @@ def _evidence_of_all(
     )
     order = np.argsort(-evidence.scores, kind="stable")
     places = places.take(order)
-    return places, second_look(places, evidence.take(order), setting).scores
+    return places, second_look(heard[0].tables, places, evidence.take(order), setting).scores
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ A run keeps the code of its middle frame. All rows rescore the same 2,000 candid
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +54,10 @@ def main() -> None:
             none = {n: np.zeros((len(s.ids), 0), np.uint8) for n, s in enumerate(parts)}
             each = {n: np.asarray(s.pq) for n, s in enumerate(parts)}
             runs = {n: once_a_run(np.asarray(s.ids), np.asarray(s.pq)) for n, s in enumerate(parts)}
-            kept["centroids alone (ships)"] = lambda q, c=none: (Tables(q.tables.token, q.tables.residual[:, :0]), c)  # type: ignore[misc]
+            kept["centroids alone (ships)"] = lambda q, c=none: (
+                replace(q.tables, residual=q.tables.residual[:, :0]),
+                c,
+            )  # type: ignore[misc]
             kept["and codes of every frame (`--codes`)"] = lambda q, c=each: (q.tables, c)  # type: ignore[misc]
             kept["and codes once a token run"] = lambda q, c=runs: (q.tables, c)  # type: ignore[misc]
             found: dict[str, list[float]] = {}

@@ -111,7 +111,7 @@ def orders(archive: Archive, task: TaskQuery, query: Query) -> Iterator[tuple[st
     """Each rule's name, windows and scores."""
     setting = archive.setting
     windows = cascade.windows_of(query, setting.view, archive.alive(task), setting.codebook.size, DEPTH, False)
-    table = query.tables.token
+    table = query.tables.similarity
     for r in RULES:
         yield (
             r.name,

@@ -55,7 +55,7 @@ class LogisticMap:
 
 # Fitted by `python -m bench.accuracy.calibrate` on the development tasks; docs/decisions.md has its output.
 DEFAULT_MAP = LogisticMap(distance=0.705, similarity=9.889, bias=-10.632)  # of tokenizers that bring none
-DEEP_MAP = LogisticMap(distance=0.433, similarity=-0.946, deep=12.561, bias=-9.689)  # with the `accurate` tokenizer
+DEEP_MAP = LogisticMap(distance=0.429, similarity=0.014, deep=12.038, bias=-10.547)  # with the `accurate` tokenizer
 
 
 def map_of(info: TokenizerInfo) -> LogisticMap:

@@ -73,7 +73,7 @@ def make_votes(tokens: TokenString, tables: Tables, count: int) -> Votes:
     """The votes of a query: the `count` codes that are nearest, on average, to the frames of each of its tokens."""
     bounds = tokens.boundaries
     durations = np.diff(bounds)[:, None]
-    near = np.add.reduceat(tables.token, bounds[:-1], axis=0) / durations
+    near = np.add.reduceat(tables.similarity, bounds[:-1], axis=0) / durations
     count = min(count, near.shape[1] - 1)
     chosen = np.argpartition(-near, count, axis=1)[:, : count + 1]
     similarity = np.take_along_axis(near, chosen, axis=1)

@@ -60,7 +60,7 @@ def find(
     places = stretches.distinct(stretches.rescore(query.tables, view, windows, per_window))
     background = background_of(query.tables, setting.sample)
     first = Evidence(background.distance(places.similarity), places.similarity, score_map=setting.score_map)
-    evidence = second_look(places, first, setting)
+    evidence = second_look(query.tables, places, first, setting)
     if only is not None:
         kept = np.flatnonzero(_of(places, only))
         places, evidence = places.take(kept), evidence.take(kept)

@@ -18,7 +18,7 @@ from service.clips import Clip
 from service.errors import AudioGone, DecoderFailed
 from service.search import rescoring
 from service.search.calibration import Evidence
-from service.search.feedback import SAME, WEIGHT
+from service.search.feedback import SAME, WEIGHT, alongside
 from service.search.query import Place, embed_speech
 from service.search.rescoring import Float32, Tables
 from service.sound import Reader, between
@@ -62,7 +62,8 @@ class DeepRescorer:
     def similarity(
         self, examples: Sequence[Float32], stretches: Sequence[Stretch], first: Evidence, until: float
     ) -> Float32:
-        """How like the examples each stretch is, a mean cosine: float32 [stretches], the likest first.
+        """How like the examples each stretch is, a mean of similarities as `rescoring` has them: float32 [stretches],
+        the likest first.
 
         The best stretch by `first`, the evidence so far, and by what is heard is one more example. The similarity is
         not a number where the sound is not to be had as it was indexed, or where the time of `until`, by
@@ -74,10 +75,11 @@ class DeepRescorer:
             return out
         numbers = np.array(sorted(heard))
         rows = [heard[number] for number in numbers.tolist()]
-        matches = [[_best(example, there) for there in rows] for example in examples]
+        crowding = [self.tokenizer.codebook.crowding_at(there) for there in rows]
+        matches = [[_best(example, *there) for there in zip(rows, crowding, strict=True)] for example in examples]
         similarity = np.array([[match.similarity for match in found] for found in matches], np.float32).mean(axis=0)
         evidence = replace(first.take(numbers), deep=similarity)
-        out[numbers] = _second_look(evidence, matches[0], rows)
+        out[numbers] = _second_look(evidence, examples[0], matches[0], rows, crowding)
         return out
 
     def _hear_all(self, stretches: Sequence[Stretch], until: float) -> dict[int, Float32]:
@@ -137,30 +139,39 @@ class DeepRescorer:
 
 @dataclass(frozen=True)
 class _Match:
-    """The best path of an example through embeddings: frames [start, end) and the mean cosine."""
+    """The best path of an example through embeddings: frames [start, end) and the mean similarity."""
 
     start: int
     end: int
     similarity: float
 
 
-def _best(example: Float32, rows: Float32) -> _Match:
-    tables = Tables(np.ascontiguousarray(example @ rows.T, np.float32), np.zeros((len(example), 0, 256), np.float32))
+def _best(example: Float32, rows: Float32, crowding: Float32) -> _Match:
+    cosines, none = np.ascontiguousarray(example @ rows.T, np.float32), np.zeros((len(example), 0, 256), np.float32)
+    tables = Tables(cosines, none, crowding)
     codes = np.arange(len(rows), dtype=np.uint16)  # each frame is a code of its own
     whole = rescoring.Codes(codes, np.zeros((len(rows), 0), np.uint8), np.array([0, len(rows)], np.int64))
     m = rescoring.match(tables, whole, per_segment=1)
     return _Match(int(m.start[0]), int(m.end[0]), float(m.similarity[0]))
 
 
-def _second_look(evidence: Evidence, matches: Sequence[_Match], rows: Sequence[Float32]) -> Float32:
+def _second_look(
+    evidence: Evidence,
+    query: Float32,
+    matches: Sequence[_Match],
+    rows: Sequence[Float32],
+    crowding: Sequence[Float32],
+) -> Float32:
     """Similarities with the best stretch as a second example, which counts as in `feedback.second_look`."""
     assert evidence.deep is not None
-    scores = np.where(evidence.deep < SAME, evidence.scores, -1.0)
+    columns = (np.arange(match.start, match.end) for match in matches)
+    alike = [alongside(query @ there.T, column) for there, column in zip(rows, columns, strict=True)]
+    scores = np.where(np.array(alike) < SAME, evidence.scores, -1.0)
     best = int(scores.argmax())
     if len(rows) < 2 or scores[best] < 0.0:
         return evidence.deep
     example = rows[best][matches[best].start : matches[best].end]
-    like = np.array([_best(example, there).similarity for there in rows], np.float32)
+    like = np.array([_best(example, *there).similarity for there in zip(rows, crowding, strict=True)], np.float32)
     like[best] = max(evidence.deep[best], np.delete(like, best).max())
     weight = np.float32(WEIGHT * scores[best])
     return np.asarray((evidence.deep + weight * like) / (1.0 + weight), np.float32)

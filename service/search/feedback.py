@@ -24,7 +24,7 @@ WEIGHT = 0.5  # of the best match beside the query, where it is certain to be ri
 DEPTH = 300  # places that are looked at again
 SLACK = 0.25  # of an example's length, on each side of a place
 LEAST_SLACK_FRAMES = 2
-SAME = 0.97  # mean cosine: a match as near as this is the query itself, and tells nothing new
+SAME = 0.97  # mean cosine, frame by frame: a match as near as this is the query itself, and tells nothing new
 WRONG = 1.0  # how much of what a place is more like a wrong hit than like the examples is taken off
 
 
@@ -61,16 +61,16 @@ class Setting:
         return self.example(tables, weight)
 
 
-def second_look(places: Stretches, first: Evidence, setting: Setting) -> Evidence:
-    """Evidence for places, best first, by the query, which gave `first`, and by the best of the places.
+def second_look(tables: Tables, places: Stretches, first: Evidence, setting: Setting) -> Evidence:
+    """Evidence for places, best first, by the query of `tables`, which gave `first`, and by the best of the places.
 
     The best place, and the query itself where it is in the archive, are taken to be as like it as the likest of the
     others. What lies deeper than DEPTH is as like it as anything is.
     """
-    known = np.flatnonzero(places.similarity < SAME)
-    if len(known) == 0 or len(places) < 2:
+    strings = (places.tokens(setting.view, number) for number in range(len(places)))
+    best = next((at for at, tokens in enumerate(strings) if alongside(tables.token, tokens.frame_ids) < SAME), None)
+    if best is None or len(places) < 2:
         return first
-    best = int(known[0])
     weight = WEIGHT * float(first.scores[best])
     again = setting.stored(places.tokens(setting.view, best), weight)
     second = np.full(len(places), again.background.median, np.float32)
@@ -102,6 +102,15 @@ def marked(
         spread = np.float32(example.background.spread)
     distance = _float32(evidence.distance - WRONG * less / spread)
     return replace(evidence, distance=distance, similarity=_float32(evidence.similarity - WRONG * less))
+
+
+def alongside(cosines: Float32, codes: npt.NDArray[np.integer]) -> float:
+    """The mean cosine of a query's frames with those of a stretch, one after another: 1 where it is the query.
+
+    `cosines` float32 [query frames, codes] and the `codes` [frames] of the stretch, spread over the query's length.
+    """
+    frames = np.arange(len(cosines))
+    return float(cosines[frames, codes[frames * len(codes) // len(cosines)]].mean())
 
 
 def _beside(first: Evidence, example: Example, similarity: Float32, weight: float) -> Evidence:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.search.query import Query
-from service.search.rescoring import Float32, Tables
+from service.search.rescoring import Float32
 
 MOST_STEP = 3  # frames of another example that one frame of the first may pass
 
@@ -31,7 +31,7 @@ def averaged(queries: Sequence[Query]) -> Query:
         token += other.tables.token[path]
         residual += other.tables.residual[path]
     count = np.float32(len(queries))
-    return replace(first, tables=Tables(token / count, residual / count))
+    return replace(first, tables=replace(first.tables, token=token / count, residual=residual / count))
 
 
 @numba.njit(nogil=True, cache=True)

@@ -3,12 +3,14 @@
 Every query frame is matched once; between two of them the recording may stand still, go on by one frame, or skip one
 (asymmetric steps without weights: Sakoe and Chiba 1978, type 2 in one direction), so a path runs at zero to twice the
 query's speed and its similarity is the mean over query frames. The tables follow asymmetric product quantisation
-(Jégou, Douze and Schmid 2011): similarities are computed once per code, not once per frame.
+(Jégou, Douze and Schmid 2011): similarities are computed once per code, not once per frame. A similarity is a cosine
+less how crowded it is about the centroid: what is near everything is no find (CSLS: Conneau et al. 2018).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numba
 import numpy as np
@@ -27,10 +29,19 @@ _NOTHING = np.float32(-1e9)
 
 @dataclass(frozen=True)
 class Tables:
-    """Similarities of query frames to codes: `token` float32 [frames, K], `residual` float32 [frames, M, 256]."""
+    """Of query frames with codes: cosines `token` float32 [frames, K] and `residual` float32 [frames, M, 256].
+
+    `crowding` float32 [K] is what a cosine with each centroid is worth less, see `Codebook.crowding`.
+    """
 
     token: Float32
     residual: Float32
+    crowding: Float32
+
+    @cached_property
+    def similarity(self) -> Float32:
+        """Float32 [frames, K]."""
+        return self.token - self.crowding
 
     @property
     def frames(self) -> int:
@@ -49,7 +60,7 @@ class Codes:
 
 @dataclass(frozen=True)
 class Matches:
-    """Frames [start, end) of the codes, each found in a `region`, with their mean similarity in [-1, 1]; [matches]."""
+    """Frames [start, end) of the codes, each found in a `region`, with their mean similarity; [matches]."""
 
     region: Int64
     start: Int64
@@ -64,12 +75,12 @@ def make_tables(query: Float32, codebook: Codebook, residual: bool = True) -> Ta
     """Tables of unit query embeddings float32 [frames, dim]."""
     token = np.ascontiguousarray(query @ codebook.centroids.T)
     if codebook.pq is None or not residual:
-        return Tables(token, np.zeros((len(query), 0, 256), np.float32))
+        return Tables(token, np.zeros((len(query), 0, 256), np.float32), codebook.crowding)
     parts, size, width = codebook.pq.shape
     table = np.zeros((len(query), parts, 256), np.float32)
     for part in range(parts):
         table[:, part, :size] = query[:, part * width : (part + 1) * width] @ codebook.pq[part].T
-    return Tables(token, table)
+    return Tables(token, table, codebook.crowding)
 
 
 def gather(strings: list[TokenString], parts: int) -> Codes:
@@ -106,7 +117,7 @@ def match_regions(
     end = np.zeros((regions, per_region), np.int64)
     ids, pq = ids.view(), pq.view()
     ids.flags.writeable = pq.flags.writeable = False  # one kind of array, one compiled kernel
-    _match(tables.token, tables.residual, ids, pq, low, high, similarity, start, end)
+    _match(tables.similarity, tables.residual, ids, pq, low, high, similarity, start, end)
     region, rank = np.nonzero(similarity > _NOTHING / 2)
     return Matches(region, start[region, rank], end[region, rank], similarity[region, rank])
 

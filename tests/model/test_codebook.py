@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.codebook import Codebook, CodebookError, _lloyd, _shares, codebook_size, fit_codebook, spherical_kmeans
+from tests.service.shards import unit
 
 
 def clusters(count: int, each: int, dim: int, spread: float, seed: int = 0) -> np.ndarray:
@@ -128,3 +129,22 @@ def test_centroids_that_are_gone_on_from_keep_their_numbers() -> None:
     assert (points @ after.centroids.T).max(1).mean() > (points @ before.centroids.T).max(1).mean()
     with pytest.raises(CodebookError, match="12 centroids to begin with"):
         fit_codebook(points, 13, start=before.centroids)
+
+
+@pytest.mark.parametrize("size", [2, 8, 40, 1_500])
+def test_crowding_agrees_with_the_textbook(size: int) -> None:
+    rng = np.random.default_rng(size)
+    centroids = unit(rng, size, 8)
+    near = np.zeros(size)
+    for one in range(size):
+        others = np.sort(np.delete(centroids @ centroids[one], one))[::-1]
+        near[one] = others[:10].mean()
+    codebook = Codebook(centroids)
+    np.testing.assert_allclose(codebook.crowding, (near - near.mean()) / 2, atol=1e-6)
+    somewhere = unit(rng, 5, 8)
+    there = np.sort(somewhere @ centroids.T, axis=1)[:, -10:].mean(axis=1)
+    np.testing.assert_allclose(codebook.crowding_at(somewhere), (there - near.mean()) / 2, atol=1e-6)
+
+
+def test_a_centroid_by_itself_is_not_crowded() -> None:
+    assert Codebook(np.eye(1, 4, dtype=np.float32)).crowding.tolist() == [0.0]

@@ -89,7 +89,7 @@ def test_what_is_said_once_more_comes_first(speed: float, at: int) -> None:
 
 def test_neighbours_of_a_token_vote_for_it_and_what_is_nearer_counts_more() -> None:
     votes, _ = asked([5] * 4, count=6)
-    similarity = CODEBOOK.centroids @ CODEBOOK.centroids[5]
+    similarity = CODEBOOK.centroids @ CODEBOOK.centroids[5] - CODEBOOK.crowding
     order = np.argsort(-similarity)
     assert set(votes.codes.tolist()) <= set(order[:6].tolist())
     weights = dict(zip(votes.codes.tolist(), votes.weights.tolist(), strict=True))

@@ -40,8 +40,14 @@ def found(*places: tuple[list[int], int, float]) -> tuple[Stretches, Evidence, S
     return stretches, first, Setting(view_of(made), CODEBOOK, sample())
 
 
-def scores(*places: tuple[list[int], int, float]) -> list[float]:
-    return second_look(*found(*places)).scores.tolist()
+def asked(*ids: int) -> rescoring.Tables:
+    """A query of these tokens, which is like no place where there are none."""
+    query = CODEBOOK.centroids[list(ids)] if ids else -CODEBOOK.centroids[:6]
+    return rescoring.make_tables(query, CODEBOOK)
+
+
+def scores(*places: tuple[list[int], int, float], query: rescoring.Tables | None = None) -> list[float]:
+    return second_look(query or asked(), *found(*places)).scores.tolist()
 
 
 def test_of_two_that_are_as_near_the_one_like_the_best_match_comes_first() -> None:
@@ -52,30 +58,40 @@ def test_of_two_that_are_as_near_the_one_like_the_best_match_comes_first() -> No
 
 def test_one_that_is_near_the_edge_of_its_place_is_found_with_the_frames_beside_it() -> None:
     stretches, first, setting = found((WORD, 10, 0.8), (WORD, 22, 0.5), (OTHER, 5, 0.5))
-    whole = second_look(stretches, first, setting).scores
+    whole = second_look(asked(), stretches, first, setting).scores
     by = np.array([0, 1, 0])
     late = Stretches(stretches.part, stretches.segment, stretches.start + by, stretches.end + by, stretches.similarity)
-    assert second_look(late, first, setting).scores[1] == pytest.approx(whole[1])
+    assert second_look(asked(), late, first, setting).scores[1] == pytest.approx(whole[1])
 
 
 def test_a_best_match_that_is_likely_wrong_says_next_to_nothing() -> None:
     stretches, first, setting = found((WORD, 10, 0.25), (WORD, 22, 0.22), (OTHER, 5, 0.22))
-    evidence = second_look(stretches, first, setting)
+    evidence = second_look(asked(), stretches, first, setting)
     assert evidence.similarity == pytest.approx(first.similarity, abs=0.01)
     assert evidence.distance == pytest.approx(first.distance, abs=0.3)
 
 
 def test_the_query_itself_in_the_archive_is_no_second_example() -> None:
-    ranked = scores((OTHER, 2, 0.99), (WORD, 10, 0.8), (WORD, 22, 0.5), (OTHER, 5, 0.5))
+    places = (OTHER, 2, 0.99), (WORD, 10, 0.8), (WORD, 22, 0.5), (OTHER, 5, 0.5)
+    ranked = scores(*places, query=asked(*OTHER))
     assert ranked[0] >= ranked[1] >= ranked[2] > ranked[3]
+    as_an_example = scores(*places)
+    assert as_an_example[3] > as_an_example[2]
+
+
+def test_the_query_is_known_frame_by_frame_and_by_nothing_less() -> None:
+    ids = np.array(OTHER)
+    assert feedback.alongside(asked(*OTHER).token, ids) == pytest.approx(1.0)
+    assert feedback.alongside(asked(*OTHER).token, np.repeat(ids, 2)) == pytest.approx(1.0)
+    assert feedback.alongside(asked(*OTHER).token, ids[::-1]) < feedback.SAME
 
 
 def test_one_place_or_none_stays_as_it_is() -> None:
     stretches, first, setting = found((WORD, 10, 0.8))
-    assert second_look(stretches, first, setting) is first
+    assert second_look(asked(), stretches, first, setting) is first
     none = stretches.take(np.zeros(0, np.int64))
     nothing = Evidence(first.distance[:0], first.similarity[:0])
-    assert second_look(none, nothing, setting) is nothing
+    assert second_look(asked(), none, nothing, setting) is nothing
 
 
 def test_what_is_not_looked_at_again_counts_as_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:

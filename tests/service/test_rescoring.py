@@ -48,7 +48,7 @@ def test_agrees_with_the_textbook(seed: int, frames: int, lengths: list[int], re
             assert len(ours) == 0
             continue
         vectors = codebook.decode(string.frame_ids, string.pq if residual else None)
-        ends = textbook(query @ vectors.T)
+        ends = textbook(query @ vectors.T - codebook.crowding[string.frame_ids])
         best = int(ends[:, 0].argmax())
         assert found.similarity[ours[0]] == pytest.approx(ends[best, 0], abs=1e-4)
         # Each hit has the value of the best path that ends where it ends, and hits do not overlap.
@@ -97,6 +97,21 @@ def test_codes_of_another_width_are_refused() -> None:
         gather([string], 4)
 
 
+def test_what_is_near_everything_is_no_find() -> None:
+    """Two places as near the query: one's centroid has many about it, and comes second."""
+    rng = np.random.default_rng(3)
+    axes = np.eye(16, dtype=np.float32)
+    query, alone, crowded = axes[0], (axes[0] + axes[1]) / np.sqrt(2), (axes[0] + axes[2]) / np.sqrt(2)
+    crowd = crowded + 0.05 * np.concatenate([np.zeros((20, 3)), rng.standard_normal((20, 13))], axis=1)
+    crowd /= np.linalg.norm(crowd, axis=1, keepdims=True)
+    codebook = Codebook(np.concatenate([alone[None], crowded[None], crowd, axes[3:]]).astype(np.float32))
+    tables = make_tables(query[None], codebook)
+    assert tables.token[0, 0] == pytest.approx(tables.token[0, 1])
+    found = match(tables, gather([TokenString.from_frames(np.array([1, 0]), 0.04)], 0))
+    assert (found.start[0], found.end[0]) == (1, 2)
+    assert found.similarity[0] > found.similarity[1] + 0.1
+
+
 def test_ties_are_kept_in_order() -> None:
     codebook = Codebook(np.eye(2, 4, dtype=np.float32))
     string = TokenString.from_frames(np.array([0, 1, 1, 0]), 0.04)
@@ -115,6 +130,7 @@ def test_regions_may_overlap_and_lie_anywhere() -> None:
     found = match_regions(tables, ids, np.zeros((60, 0), np.uint8), low, high)
     assert found.region.tolist() == [0, 1, 2]
     for region, similarity, end in zip(found.region, found.similarity, found.end, strict=True):
-        ends = textbook(query @ codebook.centroids[ids[low[region] : high[region]]].T)
+        there = ids[low[region] : high[region]]
+        ends = textbook(query @ codebook.centroids[there].T - codebook.crowding[there])
         assert similarity == pytest.approx(ends[:, 0].max(), abs=1e-5)
         assert end == low[region] + ends[:, 0].argmax() + 1
