@@ -42,9 +42,9 @@ class Request:
 class Hit:
     """A place where the term is said, in seconds.
 
-    The score rests on `distance`, in spreads above the query's background, and `similarity`, a mean cosine, of all
-    examples; `edit_similarity` and `dtw_similarity` are those of the query; `deep_similarity` is that of deep
-    rescoring, None without it.
+    The score rests on `similarity`, the mean of what `rescoring` found for all examples, and `distance`, how many
+    spreads that lies above their background; `edit_similarity` and `dtw_similarity` are those of the query;
+    `deep_similarity` is that of deep rescoring, None without it.
     """
 
     recording: RecordingInfo

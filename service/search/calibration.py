@@ -37,7 +37,7 @@ class Background:
 class LogisticMap:
     """score = 1 / (1 + exp(-x)), x = distance * d + similarity * s + deep * e + bias.
 
-    d in spreads above the background, s a cosine, e that of deep rescoring.
+    d in spreads above the background, s the similarity of `rescoring`, e that of deep rescoring.
     """
 
     distance: float
@@ -65,9 +65,10 @@ def map_of(info: TokenizerInfo) -> LogisticMap:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What scores rest on, arrays [places]: `distance` in spreads above the background, `similarity`, mean cosines.
+    """What scores rest on, arrays [places]: the `similarity` that `rescoring` found, and how many spreads that lies
+    above the background, `distance`.
 
-    `deep` are mean cosines of deep rescoring, not a number where there was none; None where nothing was rescored so.
+    `deep` is the similarity of deep rescoring, not a number where there was none; None where nothing was rescored so.
     """
 
     distance: Float32
