@@ -1,4 +1,7 @@
-"""Ways to compare a query with every recording: edit distance of tokens, DTW on centroids, on codes, or on all."""
+"""Ways to compare a query with every recording: edit distance of tokens, DTW on centroids, on codes, or on all.
+
+On centroids and codes by the similarity of `service.search.rescoring`; on all, where there is no codebook, by cosines.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +144,8 @@ def test_continuous_agrees_with_rescoring_where_embeddings_are_centroids() -> No
     recordings = Recordings(tuple("abcd"), [], codebook.centroids[ids], offsets_of(lengths), 0.04)
     found = matchers.matcher("continuous", recordings, None)(query)
     codes = rescoring.Codes(ids, np.zeros((200, 0), np.uint8), recordings.offsets)
-    matches = rescoring.match(rescoring.make_tables(query, codebook), codes, per_segment=1)
+    bare = replace(rescoring.make_tables(query, codebook), crowding=np.zeros(30, np.float32))
+    matches = rescoring.match(bare, codes, per_segment=1)
     assert matches.region.tolist() == [0, 2, 3]
     assert found.score[matches.region] == pytest.approx(matches.similarity, abs=1e-5)
     first = recordings.offsets[matches.region]
