@@ -88,11 +88,12 @@ class Codebook:
         Half of the mean cosine with its NEIGHBOURS nearest, less the mean of that. A centroid among many (a hub:
         Radovanović, Nanopoulos and Ivanović 2010) is near whatever is asked; what it is nearer than that tells more.
         """
-        return self._near - self._near.mean()
+        return np.asarray(self._near - self._near.mean(), np.float32)
 
     def crowding_at(self, embeddings: Float32) -> Float32:
         """The same about unit `embeddings` float32 [frames, dim]: float32 [frames]."""
-        return _half_near(embeddings @ self.centroids.T, min(NEIGHBOURS, self.size)) - self._near.mean()
+        near = _half_near(embeddings @ self.centroids.T, min(NEIGHBOURS, self.size))
+        return np.asarray(near - self._near.mean(), np.float32)
 
     @cached_property
     def _near(self) -> Float32:
