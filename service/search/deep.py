@@ -74,12 +74,12 @@ class DeepRescorer:
         if not heard:
             return out
         numbers = np.array(sorted(heard))
-        rows = [heard[number] for number in numbers.tolist()]
-        crowding = [self.tokenizer.codebook.crowding_at(there) for there in rows]
-        matches = [[_best(example, *there) for there in zip(rows, crowding, strict=True)] for example in examples]
+        codebook = self.tokenizer.codebook
+        places = [_Heard(rows := heard[number], codebook.crowding_at(rows)) for number in numbers.tolist()]
+        matches = [[_best(place.tables(example)) for place in places] for example in examples]
         similarity = np.array([[match.similarity for match in found] for found in matches], np.float32).mean(axis=0)
         evidence = replace(first.take(numbers), deep=similarity)
-        out[numbers] = _second_look(evidence, examples[0], matches[0], rows, crowding)
+        out[numbers] = _second_look(evidence, examples[0], matches[0], places)
         return out
 
     def _hear_all(self, stretches: Sequence[Stretch], until: float) -> dict[int, Float32]:
@@ -137,6 +137,19 @@ class DeepRescorer:
         return kept.astype(np.float32)  # as it will be remembered
 
 
+@dataclass(frozen=True, eq=False)
+class _Heard:
+    """A stretch as it was heard: unit `rows` float32 [frames, dim], and the `crowding` about each, float32 [frames]."""
+
+    rows: Float32
+    crowding: Float32
+
+    def tables(self, example: Float32) -> Tables:
+        """Of an example's frames: each frame of the stretch is a code of its own."""
+        none = np.zeros((len(example), 0, 256), np.float32)
+        return Tables(np.ascontiguousarray(example @ self.rows.T, np.float32), none, self.crowding)
+
+
 @dataclass(frozen=True)
 class _Match:
     """The best path of an example through embeddings: frames [start, end) and the mean similarity."""
@@ -146,32 +159,27 @@ class _Match:
     similarity: float
 
 
-def _best(example: Float32, rows: Float32, crowding: Float32) -> _Match:
-    cosines, none = np.ascontiguousarray(example @ rows.T, np.float32), np.zeros((len(example), 0, 256), np.float32)
-    tables = Tables(cosines, none, crowding)
-    codes = np.arange(len(rows), dtype=np.uint16)  # each frame is a code of its own
-    whole = rescoring.Codes(codes, np.zeros((len(rows), 0), np.uint8), np.array([0, len(rows)], np.int64))
+def _best(tables: Tables) -> _Match:
+    frames = tables.token.shape[1]
+    codes, none = np.arange(frames, dtype=np.uint16), np.zeros((frames, 0), np.uint8)
+    whole = rescoring.Codes(codes, none, np.array([0, frames], np.int64))
     m = rescoring.match(tables, whole, per_segment=1)
     return _Match(int(m.start[0]), int(m.end[0]), float(m.similarity[0]))
 
 
-def _second_look(
-    evidence: Evidence,
-    query: Float32,
-    matches: Sequence[_Match],
-    rows: Sequence[Float32],
-    crowding: Sequence[Float32],
-) -> Float32:
+def _second_look(evidence: Evidence, query: Float32, matches: Sequence[_Match], places: Sequence[_Heard]) -> Float32:
     """Similarities with the best stretch as a second example, which counts as in `feedback.second_look`."""
     assert evidence.deep is not None
-    columns = (np.arange(match.start, match.end) for match in matches)
-    alike = [alongside(query @ there.T, column) for there, column in zip(rows, columns, strict=True)]
+    alike = [
+        alongside(place.tables(query), np.arange(match.start, match.end))
+        for place, match in zip(places, matches, strict=True)
+    ]
     scores = np.where(np.array(alike) < SAME, evidence.scores, -1.0)
     best = int(scores.argmax())
-    if len(rows) < 2 or scores[best] < 0.0:
+    if len(places) < 2 or scores[best] < 0.0:
         return evidence.deep
-    example = rows[best][matches[best].start : matches[best].end]
-    like = np.array([_best(example, *there).similarity for there in zip(rows, crowding, strict=True)], np.float32)
+    example = places[best].rows[matches[best].start : matches[best].end]
+    like = np.array([_best(place.tables(example)).similarity for place in places], np.float32)
     like[best] = max(evidence.deep[best], np.delete(like, best).max())
     weight = np.float32(WEIGHT * scores[best])
     return np.asarray((evidence.deep + weight * like) / (1.0 + weight), np.float32)

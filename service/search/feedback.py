@@ -68,7 +68,7 @@ def second_look(tables: Tables, places: Stretches, first: Evidence, setting: Set
     others. What lies deeper than DEPTH is as like it as anything is.
     """
     strings = (places.tokens(setting.view, number) for number in range(len(places)))
-    best = next((at for at, tokens in enumerate(strings) if alongside(tables.token, tokens.frame_ids) < SAME), None)
+    best = next((at for at, one in enumerate(strings) if alongside(tables, one.frame_ids, one.pq) < SAME), None)
     if best is None or len(places) < 2:
         return first
     weight = WEIGHT * float(first.scores[best])
@@ -104,13 +104,17 @@ def marked(
     return replace(evidence, distance=distance, similarity=_float32(evidence.similarity - WRONG * less))
 
 
-def alongside(cosines: Float32, codes: npt.NDArray[np.integer]) -> float:
+def alongside(tables: Tables, ids: npt.NDArray[np.integer], pq: npt.NDArray[np.uint8] | None = None) -> float:
     """The mean cosine of a query's frames with those of a stretch, one after another: 1 where it is the query.
 
-    `cosines` float32 [query frames, codes] and the `codes` [frames] of the stretch, spread over the query's length.
+    Codes `ids` [frames] and `pq` [frames, M] of the stretch are spread over the query's length.
     """
-    frames = np.arange(len(cosines))
-    return float(cosines[frames, codes[frames * len(codes) // len(cosines)]].mean())
+    frames, parts = np.arange(tables.frames), tables.residual.shape[1]
+    at = frames * len(ids) // tables.frames
+    cosines = tables.token[frames, ids[at]]
+    if pq is not None and parts:
+        cosines = cosines + tables.residual[frames[:, None], np.arange(parts), pq[at]].sum(axis=1)
+    return float(cosines.mean())
 
 
 def _beside(first: Evidence, example: Example, similarity: Float32, weight: float) -> Evidence:

@@ -81,9 +81,21 @@ def test_the_query_itself_in_the_archive_is_no_second_example() -> None:
 
 def test_the_query_is_known_frame_by_frame_and_by_nothing_less() -> None:
     ids = np.array(OTHER)
-    assert feedback.alongside(asked(*OTHER).token, ids) == pytest.approx(1.0)
-    assert feedback.alongside(asked(*OTHER).token, np.repeat(ids, 2)) == pytest.approx(1.0)
-    assert feedback.alongside(asked(*OTHER).token, ids[::-1]) < feedback.SAME
+    assert feedback.alongside(asked(*OTHER), ids) == pytest.approx(1.0)
+    assert feedback.alongside(asked(*OTHER), np.repeat(ids, 2)) == pytest.approx(1.0)
+    assert feedback.alongside(asked(*OTHER), ids[::-1]) < feedback.SAME
+
+
+def test_the_query_is_known_by_its_codes_too_where_there_are_any() -> None:
+    rng = np.random.default_rng(3)
+    pq = rng.integers(0, 4, (6, 2)).astype(np.uint8)
+    coded = Codebook(CODEBOOK.centroids, 0.2 * rng.standard_normal((2, 4, 8)).astype(np.float32))
+    said = TokenString.from_frames(np.array(OTHER), FRAME_S, 0.0, pq)
+    query = embeddings_of(said, coded)
+    tables = rescoring.make_tables(query, coded)
+    vectors = coded.decode(said.frame_ids, pq)
+    assert feedback.alongside(tables, said.frame_ids, pq) == pytest.approx((query * vectors).sum(axis=1).mean())
+    assert feedback.alongside(tables, said.frame_ids, pq) > feedback.alongside(tables, said.frame_ids)
 
 
 def test_one_place_or_none_stays_as_it_is() -> None:
