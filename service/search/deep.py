@@ -76,10 +76,11 @@ class DeepRescorer:
         numbers = np.array(sorted(heard))
         codebook = self.tokenizer.codebook
         places = [_Heard(rows := heard[number], codebook.crowding_at(rows)) for number in numbers.tolist()]
-        matches = [[_best(place.tables(example)) for place in places] for example in examples]
+        tables = [[place.tables(example) for place in places] for example in examples]
+        matches = [[_best(of_place) for of_place in of_example] for of_example in tables]
         similarity = np.array([[match.similarity for match in found] for found in matches], np.float32).mean(axis=0)
         evidence = replace(first.take(numbers), deep=similarity)
-        out[numbers] = _second_look(evidence, examples[0], matches[0], places)
+        out[numbers] = _second_look(evidence, tables[0], matches[0], places)
         return out
 
     def _hear_all(self, stretches: Sequence[Stretch], until: float) -> dict[int, Float32]:
@@ -167,12 +168,13 @@ def _best(tables: Tables) -> _Match:
     return _Match(int(m.start[0]), int(m.end[0]), float(m.similarity[0]))
 
 
-def _second_look(evidence: Evidence, query: Float32, matches: Sequence[_Match], places: Sequence[_Heard]) -> Float32:
+def _second_look(
+    evidence: Evidence, tables: Sequence[Tables], matches: Sequence[_Match], places: Sequence[_Heard]
+) -> Float32:
     """Similarities with the best stretch as a second example, which counts as in `feedback.second_look`."""
     assert evidence.deep is not None
     alike = [
-        alongside(place.tables(query), np.arange(match.start, match.end))
-        for place, match in zip(places, matches, strict=True)
+        alongside(of_place, np.arange(match.start, match.end)) for of_place, match in zip(tables, matches, strict=True)
     ]
     scores = np.where(np.array(alike) < SAME, evidence.scores, -1.0)
     best = int(scores.argmax())
