@@ -1,11 +1,9 @@
 """What each part of the training gives: short runs with one budget a block, measured alike, as one table in Markdown.
 
     python -m bench.accuracy.ablation --speech SPEECH --tasks TASKS --teacher WEIGHTS --work WORK
-        [--manifest FILE.tsv] [--start STUDENT.safetensors] [--tuned TUNED.safetensors] [--minutes 3] [--seeds 3]
-        [--row NAME …] [--task english …]
+        [--manifest FILE.tsv] [--tuned TUNED.safetensors] [--minutes 3] [--seeds 3] [--row NAME …] [--task english …]
 
-WORK is a work folder of `sayagain train --words …`, so that features, whitening and words are there. The distilled rows
-go on from `--start`. Rows that WORK/ablation has already are not run again.
+A row that names a stage goes on from the row without it. What WORK has already is not made again.
 """
 
 from __future__ import annotations
@@ -30,20 +28,19 @@ from model.training import recipe
 from model.training.features import load_whitening
 from model.training.stages import STAGE_1, STAGE_2, WEIGHTS_FILE, Stage
 
-SCRATCH = Stage(learning_rate=1e-3, distil=0.0, words=1.0, rows=8, shape=ConvolutionShape())
 CODEBOOK_SIZE = 2_048  # of every row and task, so that rows differ in their embeddings alone
-KEEP = Stage(learning_rate=4e-4, rows=32, shape=ConvolutionShape())
-# Of the convolutional rows: as they were when they were measured, with nothing blended.
-FIRST = replace(STAGE_1, learning_rate=3e-4, average=0.999, blend=1.0)
-SECOND = replace(STAGE_2, average=0.999, blend=1.0)
-ATTENTION = Stage(learning_rate=5e-4, rows=32)
+NOTHING = Stage(learning_rate=1e-3, distil=0.0, words=1.0, rows=8, paths="mel", shape=ConvolutionShape())
+BALANCED = replace(NOTHING, codes=0.3)
+# Stage II goes on from Stage I, along paths that its embeddings give: CTC from the first step ends in a single token.
+AFTER = replace(BALANCED, learning_rate=3e-4, paths="embedding", ctc=True)
+DISTIL = Stage(learning_rate=5e-4, rows=32)
 
 
 @dataclass(frozen=True)
 class Block:
-    """One run: its row's name, what it starts from (a row, "start", "teacher", or nothing), its targets, its stage.
+    """One run: its row's name, what it starts from (a row, "teacher", or nothing), its targets, its stage.
 
-    "start" is the student that is given, "teacher" the teacher's own lower blocks.
+    "teacher" are the teacher's own lower blocks.
     """
 
     row: str
@@ -52,41 +49,42 @@ class Block:
     stage: Stage
 
 
+def _of_size(blocks: int, hidden: int) -> Block:
+    shape = AttentionShape(blocks=blocks, hidden=hidden)
+    return Block(f"{TUNED}, {blocks} of {hidden}", "teacher", True, replace(DISTIL, shape=shape))
+
+
+PUBLISHED, TUNED = "published teacher distilled", "tuned teacher distilled"
 BLOCKS = (
-    Block("from nothing: BEST-STD", None, False, replace(SCRATCH, codes=0.25, codebook="moving", paths="mel")),
-    Block("from nothing: balanced codebook", None, False, replace(SCRATCH, codes=0.3, paths="mel")),
-    Block("from nothing: balanced, CTC (wav2tok)", None, False, replace(SCRATCH, codes=0.3, paths="mel", ctc=True)),
+    Block("from nothing: BEST-STD", None, False, replace(NOTHING, codes=0.25, codebook="moving")),
+    Block("from nothing: balanced codebook", None, False, BALANCED),
+    Block("from nothing: balanced, then CTC (wav2tok)", "from nothing: balanced codebook", False, AFTER),
     Block(
-        "from nothing: balanced, CTC, framewise (wav2tok 2.0)", None, False,
-        replace(SCRATCH, codes=0.3, paths="mel", ctc=True, framewise=True),
+        "from nothing: balanced, then CTC, framewise (wav2tok 2.0)", "from nothing: balanced codebook", False,
+        replace(AFTER, framewise=True),
     ),
-    Block("distilled", "start", False, KEEP),
-    Block("distilled, Stage I", "distilled", False, FIRST),
-    Block("distilled, Stage I, Stage II", "distilled, Stage I", False, SECOND),
-    Block("tuned teacher distilled", "start", True, KEEP),
-    Block("tuned teacher distilled, Stage I", "tuned teacher distilled", True, FIRST),
-    Block("tuned teacher distilled, Stage I, Stage II", "tuned teacher distilled, Stage I", True, SECOND),
-    Block("attention from nothing, tuned teacher distilled", None, True, ATTENTION),
-    Block("inherited, 1 block of 512", "teacher", True, replace(ATTENTION, shape=AttentionShape(blocks=1, hidden=512))),
-    *(
-        Block(
-            f"inherited, {blocks} blocks of 512", "teacher", True,
-            replace(ATTENTION, shape=AttentionShape(blocks=blocks, hidden=512)),
-        )
-        for blocks in (2, 4, 6)
-    ),
-    Block("inherited, 2 blocks", "teacher", True, replace(ATTENTION, shape=AttentionShape(blocks=2))),
-    Block("inherited", "teacher", True, ATTENTION),
-    Block("inherited, Stage I", "inherited", True, STAGE_1),
-    Block("inherited, Stage I, Stage II", "inherited, Stage I", True, STAGE_2),
+    Block(PUBLISHED, "teacher", False, DISTIL),
+    Block(f"{PUBLISHED}, Stage I", PUBLISHED, False, STAGE_1),
+    Block(f"{PUBLISHED}, Stage I, Stage II", f"{PUBLISHED}, Stage I", False, STAGE_2),
+    Block(TUNED, "teacher", True, DISTIL),
+    Block(f"{TUNED}, and on", TUNED, True, replace(DISTIL, learning_rate=STAGE_1.learning_rate)),
+    Block(f"{TUNED}, Stage I", TUNED, True, STAGE_1),
+    Block(f"{TUNED}, Stage I, Stage II", f"{TUNED}, Stage I", True, STAGE_2),
+    Block(f"{TUNED}, from nothing", None, True, DISTIL),
+    *(_of_size(blocks, hidden) for blocks, hidden in ((1, 512), (2, 512), (4, 512), (6, 512), (2, 1024))),
 )  # fmt: skip
 HOW = {"english": (MATCHERS, True), "malayalam": (("edit", "centroids"), False)}  # matchers, and whether in noise too
-SEEDED = ("inherited, Stage I", "inherited, Stage I, Stage II")
+SEEDED = (f"{TUNED}, Stage I", f"{TUNED}, Stage I, Stage II")
 
 
 def folder_of(work: Path, row: str, seed: int) -> Path:
     """Where a run lies."""
     return work / "ablation" / f"{row.replace(':', '').replace(',', '').replace(' ', '-')}-{seed}"
+
+
+def targets_of(work: Path, tuned: bool) -> Path:
+    """Where what is distilled from one of the teachers lies."""
+    return work / "ablation" / ("tuned" if tuned else "published")
 
 
 def trained(arguments: argparse.Namespace, seeds: int) -> Iterator[tuple[str, int, Path]]:
@@ -103,7 +101,7 @@ def trained(arguments: argparse.Namespace, seeds: int) -> Iterator[tuple[str, in
     target: dict[bool, npt.NDArray[np.float16]] = {}
     blocks = [block for block in BLOCKS if arguments.row is None or block.row in arguments.row]
     for tuned in {block.tuned for block in blocks}:
-        path = arguments.work / "ablation" / ("tuned" if tuned else "whitened")
+        path = targets_of(arguments.work, tuned)
         path.mkdir(parents=True, exist_ok=True)
         target[tuned] = recipe.make_targets(
             prepared, arguments.teacher, arguments.tuned if tuned else None, path, device
@@ -112,18 +110,18 @@ def trained(arguments: argparse.Namespace, seeds: int) -> Iterator[tuple[str, in
         for block in blocks:
             if seed and block.row not in SEEDED:
                 continue
-            start = arguments.start if block.after == "start" else None
+            start = None
             if block.after == "teacher":
                 shape = block.stage.shape
                 assert isinstance(shape, AttentionShape)
-                path = arguments.work / "ablation" / f"inherited-{shape.blocks}-{shape.hidden}.safetensors"
+                path = targets_of(arguments.work, block.tuned) / f"{shape.blocks}-{shape.hidden}.safetensors"
                 start = recipe.inherited(
                     replace(block.stage, seed=0), shape, prepared, target[block.tuned], arguments.teacher, path
                 )
-            elif block.after not in (None, "start"):
+            elif block.after is not None:
                 # Another seed of the last rows goes on from the first seed of the row before.
                 before = seed if block.after in SEEDED else 0
-                start = folder_of(arguments.work, str(block.after), before) / WEIGHTS_FILE
+                start = folder_of(arguments.work, block.after, before) / WEIGHTS_FILE
             stage = replace(block.stage, name="block", minutes=arguments.minutes, seed=seed)
             folder = folder_of(arguments.work, block.row, seed)
             recipe.run_stage(stage, prepared, target[block.tuned], folder, device, start)
@@ -157,7 +155,6 @@ def main() -> None:
     parser.add_argument("--teacher", required=True, help="the teacher's weights")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, help="another than SPEECH/manifest.tsv: a part of it")
-    parser.add_argument("--start", type=Path, help="the student that distilled rows go on from")
     parser.add_argument("--tuned", type=Path, help="the tuned part of the teacher")
     parser.add_argument("--minutes", type=float, default=3.0, help="of each block")
     parser.add_argument("--seeds", type=int, default=1, help="of the last rows")
