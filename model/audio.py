@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import av
+import av.subtitles.stream  # PyAV loads it at the first file, when its reader may have next to no memory left
 import numpy as np
 import numpy.typing as npt
 

@@ -147,7 +147,7 @@ def _hungry_files(bed: Bed, rng: random.Random, times: int, audio: Path) -> int:
         if outcome.report is None and outcome.code != "workers_failed":
             raise Difference(f"without memory a run ends with {outcome.code}: {outcome.message}")
         if set(outcome.failed.values()) - {"memory_exceeded", "worker_died", "audio_undecodable"}:
-            raise Difference(f"without memory files fail with {outcome.failed}")
+            raise Difference(f"without memory files fail with {(outcome.report or {}).get('failed')}")
         if outcome.report is None or outcome.failed:
             hit += 1
             bed.settle(Order(**{**vars(order), "limits": {}}))

@@ -1,5 +1,7 @@
 import io
 import os
+import subprocess
+import sys
 import tracemalloc
 import wave
 from collections.abc import Iterator
@@ -172,3 +174,15 @@ def test_a_stretch_of_what_is_no_audio_says_so(tmp_path: Path) -> None:
             audio.read_between(tmp_path / "a.wav", start_s, start_s + 1.0)
         with pytest.raises(audio.AudioMissing):
             audio.read_between(tmp_path / "none.wav", start_s, start_s + 1.0)
+
+
+def test_nothing_more_is_loaded_to_read_a_file(tmp_path: Path) -> None:
+    """Who reads under a limit of memory could not load it any more, and the file would be blamed for a broken setup."""
+    paths = [sounds.write(tmp_path / f"a{suffix}", sounds.babble(1.0, 1)) for suffix in sounds.CODECS]
+    program = (
+        "import sys; from model import audio; before = set(sys.modules);"
+        "[list(audio.read_chunks(path)) + [audio.duration_s(path)] for path in sys.argv[1:]];"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    told = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == []
