@@ -13,7 +13,7 @@ import numpy.typing as npt
 from indexer.discover import FoundFile
 from indexer.messages import Hear, Heard, Part
 from indexer.workforce import Workforce
-from model.codebook import PQ_PARTS, SWITCH_PENALTY, Codebook, codebook_size, fit_codebook
+from model.codebook import SWITCH_PENALTY, Codebook, codebook_size, fit_codebook, with_further
 from model.tokenizer import Tokenizer
 
 SAMPLE_S = 3_600.0  # heard at most
@@ -48,7 +48,7 @@ class CodebookFixed(Exception):
 
 @dataclass(frozen=True)
 class Choice:
-    """Which codebook is wanted (None: what the audio suggests), with a product quantiser or without, and the seed."""
+    """Which codebook is wanted (None: what the audio suggests), with what makes codes or without, and the seed."""
 
     kind: Kind | None = None
     codes: bool = True
@@ -104,9 +104,11 @@ def fit(
         )
     heard_so_far("fitting the codebook", 0.0, 0.0)
     embeddings, sample = _joined(sample)
-    codebook = fit_codebook(embeddings, size, seed=seed, parts=PQ_PARTS if codes else 0)
+    codebook = fit_codebook(embeddings, size, seed=seed, parts=0)
     parts = [part for heard in sample for part in heard.parts]
     codebook = held_to_rate(codebook, parts, frame_s, seed)
+    if codes:
+        codebook = with_further(codebook, embeddings, seed=seed)
     parameters = {
         "seed": seed, "sample_frames": frames, "sample_files": len(sample), "archive_s": round(total_s, 1),
         "method": "spherical k-means in two levels", "cosine": mean_cosine(codebook, parts, frame_s, seed),

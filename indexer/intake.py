@@ -90,6 +90,7 @@ def save_codebook(
         "archive_id": archive_id, "kind": kind, "sha256": codebook.sha256, "size": codebook.size, "dim": codebook.dim,
         "centroids": codebook.centroids.astype("<f4").tobytes(),
         "pq": None if codebook.pq is None else codebook.pq.astype("<f4").tobytes(),
+        "further": None if codebook.further is None else codebook.further.astype("<f4").tobytes(),
         "pq_parts": parts, "pq_size": size, "switch_penalty": codebook.switch_penalty, "parameters": parameters,
     }  # fmt: skip
     statement = insert(schema.Codebook).values(values)

@@ -115,9 +115,14 @@ def restore_codebook(connection: Connection, codebook_id: int, codebook: Codeboo
         "sha256": codebook.sha256,
         "centroids": codebook.centroids.astype("<f4").tobytes(),
         "pq": None if codebook.pq is None else codebook.pq.astype("<f4").tobytes(),
+        "further": None if codebook.further is None else codebook.further.astype("<f4").tobytes(),
     }
     done = connection.execute(
-        text("UPDATE codebook SET centroids = :centroids, pq = :pq WHERE id = :id AND sha256 = :sha256"), values
+        text("""
+            UPDATE codebook SET centroids = :centroids, pq = :pq, further = :further
+            WHERE id = :id AND sha256 = :sha256
+        """),
+        values,
     )
     return done.rowcount == 1
 

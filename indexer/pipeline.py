@@ -20,7 +20,6 @@ from indexer.recordings import delete_recording
 from indexer.report import IndexReport, Progressed, Run
 from indexer.sources import Place
 from indexer.workforce import Workforce
-from model.codebook import Codebook
 from model.tokenizer import Device, Tokenizer
 
 __all__ = ["CodebookInForce", "Failure", "IndexReport", "Progressed", "index_archive", "index_files"]
@@ -55,7 +54,7 @@ def index_archive(
     `prune`, recordings whose file lay in `paths` and is gone are removed. A file that cannot be indexed is reported and
     keeps the rows that it had; each other file is stored in a transaction of its own, so a run that breaks off loses
     only the files it was at, and another run finishes the rest. `codebook` matters to an archive without recordings;
-    None fits an own one where there are two minutes of speech; without `codes` no product quantiser is kept, and
+    None fits an own one where there are two minutes of speech; without `codes` a codebook makes none, and
     segments have tokens alone. The same files and `seed` give the same rows, also where the workers of the Dask
     `scheduler` at that address do the work.
 
@@ -264,7 +263,7 @@ def _report(connection: Connection, name: str, found: int, work: Plan, run: Run,
         archive = next(info for info in store.list_archives(connection) if info.name == name)
         codebook_bytes, outgrown, drifted, archive_s = 0, False, False, archive.hours * 3600.0
         if archive.codebook_id is not None:
-            codebook_bytes = _codebook_bytes(store.load_codebook(connection, archive.codebook_id))
+            codebook_bytes = store.load_codebook(connection, archive.codebook_id).nbytes
             parameters = store.codebook_parameters(connection, archive.codebook_id)
             kind, size, frame_s = archive.codebook_kind, archive.codebook_size, tokenizer.info.frame_seconds
             outgrown = fitting.outgrown(kind, size, parameters, archive_s, frame_s)
@@ -292,7 +291,3 @@ def _report(connection: Connection, name: str, found: int, work: Plan, run: Run,
         cosine=run.cosine,
         drifted=drifted,
     )
-
-
-def _codebook_bytes(codebook: Codebook) -> int:
-    return codebook.centroids.nbytes + (0 if codebook.pq is None else codebook.pq.nbytes)

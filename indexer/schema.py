@@ -70,7 +70,7 @@ class Archive(Base):
 
 
 class Codebook(Base):
-    """Centroids (float32, little-endian) and product quantiser of an archive."""
+    """Centroids of an archive and what codes are made with, float32, little-endian."""
 
     __tablename__ = "codebook"
     __table_args__ = (UniqueConstraint("archive_id", "sha256"),)
@@ -85,6 +85,7 @@ class Codebook(Base):
     pq: Mapped[bytes | None] = mapped_column(LargeBinary)  # [pq_parts, pq_size, dim / pq_parts]
     pq_parts: Mapped[int] = mapped_column(SmallInteger)
     pq_size: Mapped[int] = mapped_column(SmallInteger)
+    further: Mapped[bytes | None] = mapped_column(LargeBinary)  # [M, size, dim]
     switch_penalty: Mapped[float] = mapped_column(Double)
     parameters: Mapped[dict[str, Any]] = mapped_column(JSONB)
     created_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True), server_default=func.now())

@@ -137,7 +137,7 @@ def list_archives(connection: Connection) -> list[ArchiveInfo]:
                 pg_total_relation_size('recording') / greatest(sum(recordings), 1) AS a_recording FROM archive
         ),
         books AS (
-            SELECT archive_id, sum(length(centroids) + coalesce(length(pq), 0)) AS bytes
+            SELECT archive_id, sum(length(centroids) + coalesce(length(pq), 0) + coalesce(length(further), 0)) AS bytes
             FROM codebook GROUP BY archive_id
         )
         SELECT listed.*,
@@ -159,7 +159,10 @@ def require_tokenizer(archive: ArchiveInfo, sha256: str, name: str = "the one gi
 def load_codebook(connection: Connection, codebook_id: int) -> Codebook:
     """The codebook of that id, its hash checked. Raises StoreError."""
     row = connection.execute(
-        text("SELECT sha256, size, dim, centroids, pq, pq_parts, pq_size, switch_penalty FROM codebook WHERE id = :id"),
+        text("""
+            SELECT sha256, size, dim, centroids, pq, pq_parts, pq_size, switch_penalty, further
+            FROM codebook WHERE id = :id
+        """),
         {"id": codebook_id},
     ).one_or_none()
     if row is None:
@@ -168,15 +171,19 @@ def load_codebook(connection: Connection, codebook_id: int) -> Codebook:
     pq = None
     if row.pq is not None:
         pq = np.frombuffer(row.pq, "<f4").astype(np.float32).reshape(row.pq_parts, row.pq_size, row.dim // row.pq_parts)
-    codebook = Codebook(centroids, pq, row.switch_penalty)
+    further = None
+    if row.further is not None:
+        further = np.frombuffer(row.further, "<f4").astype(np.float32).reshape(-1, row.size, row.dim)
+    codebook = Codebook(centroids, pq, row.switch_penalty, further)
     if codebook.sha256 != row.sha256:
         raise StoreError(f"codebook {codebook_id} is damaged: its hash is not the one stored with it")
     return codebook
 
 
-def has_quantiser(connection: Connection, codebook_id: int | None) -> bool:
-    """Whether there is a codebook of that id, and a product quantiser with it."""
-    found = connection.execute(text("SELECT pq IS NOT NULL FROM codebook WHERE id = :id"), {"id": codebook_id})
+def makes_codes(connection: Connection, codebook_id: int | None) -> bool:
+    """Whether there is a codebook of that id, and something with it to make codes with."""
+    asked = text("SELECT pq IS NOT NULL OR further IS NOT NULL FROM codebook WHERE id = :id")
+    found = connection.execute(asked, {"id": codebook_id})
     return bool(found.scalar_one_or_none())
 
 

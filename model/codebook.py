@@ -1,6 +1,7 @@
-"""Codebooks: spherical k-means over unit embeddings, and a product quantiser for what the centroids leave over.
+"""Codebooks: spherical k-means over unit embeddings, and codes that tell a frame more exactly than its token does.
 
 Spherical k-means: Dhillon and Modha 2001. Product quantisation of residuals: Jégou, Douze and Schmid 2011.
+Several independent codebooks whose errors average out: Xia, He, Wen and Sun 2013 (joint inverted indexing).
 Tokens with a price on each change: duration-penalised dynamic programming, Kamper and van Niekerk 2021.
 Crowding of centroids: cross-domain similarity local scaling, Conneau et al. 2018.
 """
@@ -8,7 +9,7 @@ Crowding of centroids: cross-domain similarity local scaling, Conneau et al. 201
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numba
@@ -20,6 +21,7 @@ Float32 = npt.NDArray[np.float32]
 MIN_SIZE, MAX_SIZE = 512, 8_192
 FRAMES_PER_CENTROID = 10  # of the archive; see `codebook_size`
 PQ_PARTS, PQ_SIZE = 8, 256
+FURTHER = 3  # codebooks beside the first, whose tokens are an archive's codes; docs/decisions.md has the figures
 SWITCH_PENALTY = 0.1  # cosine that a change of token must gain over its run; docs/decisions.md has the figures
 _BLOCK = 1_024  # rows of a similarity matrix held at a time
 _PATH_BLOCK = 256  # states
@@ -39,14 +41,17 @@ class CodebookError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """Unit `centroids` float32 [K, dim], and a product quantiser of residuals `pq` float32 [M, 256, dim / M] or None.
+    """Unit `centroids` float32 [K, dim], and what codes are made with: one of two, or neither.
 
-    `switch_penalty` is the cosine that a change of token costs, see `tokenize`.
+    `pq` float32 [M, 256, dim / M] is a product quantiser of residuals; `further` float32 [M, K, dim] are the unit
+    centroids of more codebooks, of which no two lie alike. `switch_penalty` is the cosine that a change of token costs,
+    see `tokenize`.
     """
 
     centroids: Float32
     pq: Float32 | None = None
     switch_penalty: float = SWITCH_PENALTY
+    further: Float32 | None = None
 
     def __post_init__(self) -> None:
         if self.centroids.ndim != 2 or not 0 < len(self.centroids) <= 65_536:
@@ -55,6 +60,8 @@ class Codebook:
             parts, size, width = self.pq.shape
             if size > 256 or parts * width != self.dim:
                 raise CodebookError(f"a product quantiser of shape {self.pq.shape} for {self.dim} dimensions")
+        if self.further is not None and (self.pq is not None or self.further.shape[1:] != self.centroids.shape):
+            raise CodebookError(f"further codebooks of shape {self.further.shape} beside {self.centroids.shape}")
 
     @property
     def size(self) -> int:
@@ -63,8 +70,21 @@ class Codebook:
 
     @property
     def parts(self) -> int:
-        """M, bytes of codes a frame; 0 without a product quantiser."""
+        """Bytes of codes a frame: one for each part of a product quantiser, two for each further codebook, or 0."""
+        if self.further is not None:
+            return 2 * len(self.further)
         return 0 if self.pq is None else len(self.pq)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all its numbers."""
+        return sum(numbers.nbytes for numbers in (self.centroids, self.pq, self.further) if numbers is not None)
+
+    @cached_property
+    def others(self) -> tuple[Codebook, ...]:
+        """The further codebooks, each by itself."""
+        further = () if self.further is None else self.further
+        return tuple(Codebook(centroids, None, self.switch_penalty) for centroids in further)
 
     @property
     def dim(self) -> int:
@@ -79,6 +99,9 @@ class Codebook:
         digest.update(np.ascontiguousarray(self.centroids, "<f4").tobytes())
         if self.pq is not None:
             digest.update(np.ascontiguousarray(self.pq, "<f4").tobytes())
+        if self.further is not None:
+            digest.update(repr(self.further.shape).encode())
+            digest.update(np.ascontiguousarray(self.further, "<f4").tobytes())
         return digest.hexdigest()
 
     @cached_property
@@ -123,9 +146,16 @@ class Codebook:
         return np.asarray(np.einsum("fd,fd->f", embeddings, self.centroids[ids]), np.float32)
 
     def encode(self, embeddings: Float32, ids: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
-        """Codes of what `ids` leave over: uint8 [frames, M]. Raises CodebookError without a product quantiser."""
+        """Codes of one stretch: uint8 [frames, parts]. Raises CodebookError where there is nothing to make them with.
+
+        By a product quantiser those of what `ids` leave over, otherwise the tokens of each further codebook, uint16
+        [frames, M] in little-endian bytes.
+        """
+        if self.further is not None:
+            tokens = [other.tokenize(embeddings) for other in self.others]
+            return np.ascontiguousarray(np.stack(tokens, axis=1), "<u2").view(np.uint8)
         if self.pq is None:
-            raise CodebookError("this codebook has no product quantiser")
+            raise CodebookError("this codebook has nothing to make codes with")
         parts, _, width = self.pq.shape
         residual = embeddings - self.centroids[ids]
         codes = np.empty((len(embeddings), parts), np.uint8)
@@ -134,8 +164,12 @@ class Codebook:
         return codes
 
     def decode(self, ids: npt.NDArray[np.uint16], codes: npt.NDArray[np.uint8] | None) -> Float32:
-        """Approximate embeddings float32 [frames, dim], not normalised."""
+        """Approximate embeddings float32 [frames, dim], not normalised: with further codebooks the mean of all."""
         out = self.centroids[ids].copy()
+        if codes is not None and self.further is not None:
+            for centroids, tokens in zip(self.further, further_tokens(codes).T, strict=True):
+                out += centroids[tokens]
+            out /= np.float32(1 + len(self.further))
         if codes is not None and self.pq is not None:
             parts, _, width = self.pq.shape
             for part in range(parts):
@@ -148,6 +182,11 @@ def _half_near(cosines: Float32, count: int) -> Float32:
     first = cosines.shape[1] - count
     cosines.partition(first, axis=1)
     return np.asarray(cosines[:, first:].mean(axis=1) / 2.0, np.float32)
+
+
+def further_tokens(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
+    """Codes uint8 [frames, 2 M] as the tokens that they are, uint16 [frames, M]."""
+    return np.ascontiguousarray(codes).view("<u2")
 
 
 def codebook_size(frames: int) -> int:
@@ -184,6 +223,17 @@ def fit_codebook(
     width = embeddings.shape[1] // parts
     pq = np.stack([_kmeans(residual[:, p * width : (p + 1) * width], PQ_SIZE, rng, iterations) for p in range(parts)])
     return Codebook(centroids, pq)
+
+
+def with_further(codebook: Codebook, embeddings: Float32, count: int = FURTHER, *, seed: int = 0) -> Codebook:
+    """The codebook and `count` more of its size, fitted to the same unit `embeddings` from other seeds.
+
+    Each cuts the sphere in other places: the mean of a frame's centroids is nearer to it than any of them, and so is
+    the mean of their similarities to that of the frame.
+    """
+    size = codebook.size
+    further = [spherical_kmeans(embeddings, size, seed=seed + 1 + number) for number in range(count)]
+    return replace(codebook, pq=None, further=np.stack(further))
 
 
 def spherical_kmeans(embeddings: Float32, size: int, *, seed: int = 0, iterations: int = ITERATIONS) -> Float32:

@@ -126,7 +126,7 @@ class Tokenizer:
         return np.concatenate(parts)
 
     def tokenize(self, samples: Samples, codebook: Codebook | None = None, offset: float = 0.0) -> TokenString:
-        """The token string of a clip, by `codebook` or the tokenizer's own, with codes where that has a quantiser."""
+        """The token string of a clip, by `codebook` or the tokenizer's own, with codes where that makes any."""
         return self.collapse(self.embed(samples), codebook, offset)
 
     def collapse(self, embeddings: Float32, codebook: Codebook | None = None, offset: float = 0.0) -> TokenString:
@@ -135,7 +135,7 @@ class Tokenizer:
         if codebook.dim != self.codebook.dim:
             raise CodebookError(f"a codebook of {codebook.dim} dimensions for a tokenizer of {self.codebook.dim}")
         ids = codebook.tokenize(embeddings) if self._writer is None else self._written(embeddings, codebook)
-        pq = None if codebook.pq is None else codebook.encode(embeddings, ids)
+        pq = codebook.encode(embeddings, ids) if codebook.parts else None
         return TokenString.from_frames(ids, self.info.frame_seconds, offset, pq)
 
     def _written(self, embeddings: Float32, codebook: Codebook) -> npt.NDArray[np.uint16]:

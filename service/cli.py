@@ -85,7 +85,7 @@ def index(
         CodebookKind | None, typer.Option(help="archive: fitted to this audio; tokenizer: the tokenizer's own")
     ] = None,
     codes: Annotated[
-        bool, typer.Option(help="store eight bytes a frame as well, for a slightly better order of hits")
+        bool, typer.Option(help="store six or eight bytes a frame as well, for a better order of hits")
     ] = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="remove recordings whose file lay in PATHS and is gone")

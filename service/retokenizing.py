@@ -76,7 +76,7 @@ def retokenize(
 ) -> IndexReport:
     """Index an archive's files with another tokenizer and put the result in the archive's place.
 
-    Names, ids, whether there is a quantiser, and but for `anew` the kind of codebook stay what they were. Until the
+    Names, ids, whether there are codes, and but for `anew` the kind of codebook stay what they were. Until the
     last moment searches find the old one, and nobody else may index into it; if anything fails that stays, and what
     was done is kept under the name `name~adapting`, where another run goes on. What the archive was is kept beside it
     for `back`. Raises RetokenizeFailed, StoreError, and what `pipeline.index_files` raises.
@@ -85,7 +85,7 @@ def retokenize(
     with _held(engine, name) as held:
         connection, old = held.connection, held.archive
         with connection.begin():
-            codes = store.has_quantiser(connection, old.codebook_id)
+            codes = store.makes_codes(connection, old.codebook_id)
             left = spares.find(connection, old, spares.MADE)
             if left is not None and left.tokenizer_sha256 != made.info.sha256:
                 store.delete_archive(connection, left.name)

@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--task", nargs="+", default=["english", "malayalam"])
     parser.add_argument("--baseline", action="store_true", help="measure MFCC subsequence DTW as well")
     parser.add_argument("--depth", type=int, nargs="*", default=[200], help="also with so few candidates")
-    parser.add_argument("--codes", action="store_true", help="index with product quantiser codes")
+    parser.add_argument("--codes", action="store_true", help="index with codes beside the tokens")
     parser.add_argument("--reports", type=Path, help="write each task's report, with its plots, below this folder")
     parser.add_argument("--deep", help="also rescored with this ONNX file, however long that takes")
     parser.add_argument(

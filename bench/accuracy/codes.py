@@ -1,4 +1,4 @@
-"""What product quantiser codes earn, kept for each frame or once for each run of a token: MAP by file of DTW alone.
+"""What codes beside the tokens earn, kept for each frame or once for each run of a token: MAP by file of DTW alone.
 
     python -m bench.accuracy.codes --speech SPEECH --tasks TASKS [--task english malayalam]
 
@@ -8,7 +8,6 @@ A run keeps the code of its middle frame. All rows rescore the same 2,000 candid
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +54,7 @@ def main() -> None:
             each = {n: np.asarray(s.pq) for n, s in enumerate(parts)}
             runs = {n: once_a_run(np.asarray(s.ids), np.asarray(s.pq)) for n, s in enumerate(parts)}
             kept["centroids alone (ships)"] = lambda q, c=none: (
-                replace(q.tables, residual=q.tables.residual[:, :0]),
+                q.tables.without_codes,
                 c,
             )  # type: ignore[misc]
             kept["and codes of every frame (`--codes`)"] = lambda q, c=each: (q.tables, c)  # type: ignore[misc]

@@ -71,7 +71,7 @@ def indexed(
 ) -> Iterator[Backend]:
     """A backend whose archive of the task's name has just been indexed, by the default tokenizer or another.
 
-    With `codes` the product quantiser's are stored.
+    With `codes` those are stored beside the tokens.
     """
     with tempfile.TemporaryDirectory() as home:
         own = (["--tokenizer", tokenizer] if tokenizer else []) + (["--codes"] if codes else [])

@@ -68,7 +68,7 @@ def second_look(tables: Tables, places: Stretches, first: Evidence, setting: Set
     others. What lies deeper than DEPTH is as like it as anything is.
     """
     strings = (places.tokens(setting.view, number) for number in range(len(places)))
-    best = next((at for at, one in enumerate(strings) if alongside(tables, one.frame_ids, one.pq) < SAME), None)
+    best = next((at for at, one in enumerate(strings) if _alike(tables, one, setting.codebook) < SAME), None)
     if best is None or len(places) < 2:
         return first
     weight = WEIGHT * float(first.scores[best])
@@ -104,17 +104,29 @@ def marked(
     return replace(evidence, distance=distance, similarity=_float32(evidence.similarity - WRONG * less))
 
 
-def alongside(tables: Tables, ids: npt.NDArray[np.integer], pq: npt.NDArray[np.uint8] | None = None) -> float:
+def alongside(
+    tables: Tables,
+    ids: npt.NDArray[np.integer],
+    pq: npt.NDArray[np.uint8] | None = None,
+    lengths: Float32 | None = None,
+) -> float:
     """The mean cosine of a query's frames with those of a stretch, one after another: 1 where it is the query.
 
-    Codes `ids` [frames] and `pq` [frames, M] of the stretch are spread over the query's length.
+    Codes `ids` [frames] and `pq` [frames, bytes] of the stretch are spread over the query's length; `lengths` float32
+    [frames] are those of what they stand for, 1 if not given.
     """
     frames, parts = np.arange(tables.frames), tables.residual.shape[1]
     at = frames * len(ids) // tables.frames
-    cosines = tables.token[frames, ids[at]]
+    products = tables.token[frames, ids[at]]
     if pq is not None and parts:
-        cosines = cosines + tables.residual[frames[:, None], np.arange(parts), pq[at]].sum(axis=1)
-    return float(cosines.mean())
+        codes = tables.each(pq)[at]
+        products = tables.share * (products + tables.residual[frames[:, None], np.arange(parts), codes].sum(axis=1))
+    return float((products if lengths is None else products / np.maximum(lengths[at], 1e-6)).mean())
+
+
+def _alike(tables: Tables, tokens: TokenString, codebook: Codebook) -> float:
+    ids = tokens.frame_ids
+    return alongside(tables, ids, tokens.pq, np.linalg.norm(codebook.decode(ids, tokens.pq), axis=1))
 
 
 def _beside(first: Evidence, example: Example, similarity: Float32, weight: float) -> Evidence:

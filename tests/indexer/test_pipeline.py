@@ -24,6 +24,7 @@ from indexer.recordings import get_recording, list_recordings
 from indexer.segments import fingerprints, segments_of
 from indexer.store import ArchiveBusy, TokenizerMismatch
 from indexer.worker import Worker
+from model.codebook import FURTHER
 from model.tokenizer import Tokenizer
 from model.tokens import TokenString
 from tests.conftest import ToneFile
@@ -312,6 +313,28 @@ def test_a_codebook_needs_some_audio(index: Indexing, engine: Engine, tone_file:
         index(codebook="archive")
     assert caught.value.code == "codebook_too_little_audio"
     assert index().codebook_kind == "tokenizer"
+
+
+def test_codes_by_a_codebook_of_the_archives_own_are_tokens_of_further_ones(
+    index: Indexing, engine: Engine, tone_file: ToneFile
+) -> None:
+    tone_file("a.wav", 40.0)
+    index(codebook="archive")
+    with engine.connect() as connection:
+        codebook_id = store.get_archive(connection, "radio").codebook_id
+        assert codebook_id is not None
+        assert store.makes_codes(connection, codebook_id)
+        codebook = store.load_codebook(connection, codebook_id)
+    assert codebook.pq is None
+    assert len(codebook.others) == FURTHER
+    for row in rows(engine, "radio"):
+        string = TokenString.from_bytes(row[6])  # type: ignore[arg-type]
+        assert string.pq is not None
+        assert string.pq.shape == (string.frames, codebook.parts)
+        tokens = string.pq.view("<u2")
+        assert all(0 < len(np.unique(tokens[:, number])) <= codebook.size for number in range(FURTHER))
+        # A steady tone is not one token in each of them at the same moments: they cut in other places.
+        assert any((np.diff(string.frame_ids) != 0).tolist() != (np.diff(column) != 0).tolist() for column in tokens.T)
 
 
 def test_without_codes_there_are_tokens_alone(index: Indexing, engine: Engine, tone_file: ToneFile) -> None:

@@ -73,11 +73,12 @@ def test_archives_that_are_not_there(connection: Connection, name: str) -> None:
 
 
 def test_codebooks_come_back_as_they_were(connection: Connection, archive: store.ArchiveInfo) -> None:
-    for codebook in (Codebook(unit((20, 8), 5)), Codebook(unit((16, 8)), unit((2, 4, 4), 1))):
+    several = Codebook(unit((24, 8), 2), further=unit((3, 24, 8), 3))
+    for codebook in (several, Codebook(unit((20, 8), 5)), Codebook(unit((16, 8)), unit((2, 4, 4), 1))):
         loaded = store.load_codebook(connection, intake.save_codebook(connection, archive.id, codebook, "archive", {}))
         np.testing.assert_array_equal(loaded.centroids, codebook.centroids)
         assert loaded.sha256 == codebook.sha256
-        assert (loaded.pq is None) == (codebook.pq is None)
+        assert (loaded.pq is None, loaded.further is None) == (codebook.pq is None, codebook.further is None)
     assert archive.codebook_id == store.get_archive(connection, "radio").codebook_id  # the same one again, the same row
     connection.execute(text("UPDATE codebook SET centroids = set_byte(centroids, 3, 1) WHERE size = 20"))
     damaged = connection.execute(text("SELECT id FROM codebook WHERE size = 20")).scalar_one()

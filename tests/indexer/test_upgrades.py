@@ -18,7 +18,7 @@ from indexer.recordings import list_recordings
 from indexer.schema import Base
 from indexer.segments import checksum
 from indexer.server import Server
-from model.tokenizer import EARLIER_WEIGHTS, Tokenizer
+from model.tokenizer import DEFAULT_WEIGHTS, EARLIER_WEIGHTS, Tokenizer
 from service.clips import read_clip
 from service.search.answer import Request
 from service.search.engine import SearchEngine
@@ -78,12 +78,13 @@ def test_an_earlier_database_is_brought_up_to_date(revision: str, empty_engine: 
             assert connection.execute(text("SELECT score FROM watch_hit")).all() == watched
             assert connection.execute(text("SELECT state FROM job")).scalars().all() == ["done"]
     # It is searched at once, and knows its recordings again.
-    search = SearchEngine(engine, Tokenizer(EARLIER_WEIGHTS, threads=1), folder=tmp_path / "index")
+    shipped = [Tokenizer(path, threads=1) for path in (DEFAULT_WEIGHTS, EARLIER_WEIGHTS)]
+    tokenizer = next(one for one in shipped if one.info.sha256 == archive.tokenizer_sha256)
+    search = SearchEngine(engine, tokenizer, folder=tmp_path / "index")
     hits = search.search(Request([read_clip(DEMO / "query.opus", 60.0)], "radio")).hits
     assert {hit.recording.name for hit in hits[:2]} == {"01-monday.opus", "04-thursday.opus"}
-    found = pipeline.index_archive(
-        engine, [STATION / "01-monday.opus", STATION / "04-thursday.opus"], "radio", EARLIER_WEIGHTS
-    )
+    paths = [STATION / "01-monday.opus", STATION / "04-thursday.opus"]
+    found = pipeline.index_archive(engine, paths, "radio", tokenizer.path)
     assert (found.moved, found.indexed, found.failed) == (2, 0, [])
 
 

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.codebook import Codebook, CodebookError, _lloyd, _shares, codebook_size, fit_codebook, spherical_kmeans
+from model.codebook import (
+    Codebook,
+    CodebookError,
+    _lloyd,
+    _shares,
+    codebook_size,
+    fit_codebook,
+    spherical_kmeans,
+    with_further,
+)
 from tests.service.shards import unit
 
 
@@ -95,6 +104,31 @@ def test_codes_bring_embeddings_closer() -> None:
     assert fine < 0.5 * rough
 
 
+def test_codes_are_tokens_of_further_codebooks() -> None:
+    points = clusters(60, 40, 32, 0.4)
+    first = fit_codebook(points, 32, parts=0)
+    codebook = with_further(first, points, 3, seed=7)
+    assert codebook.further is not None
+    assert (codebook.parts, codebook.further.shape) == (6, (3, 32, 32))
+    assert (codebook.centroids == first.centroids).all()
+    assert codebook.nbytes == 4 * first.nbytes
+    assert len({codebook.sha256, first.sha256, with_further(first, points, 2, seed=7).sha256}) == 3
+    assert codebook.sha256 == with_further(first, points, 3, seed=7).sha256
+    ids = codebook.tokenize(points)
+    codes = codebook.encode(points, ids)
+    assert (codes.shape, codes.dtype) == ((2_400, 6), np.uint8)
+    for number, centroids in enumerate(codebook.further):
+        tokens = codes[:, 2 * number].astype(int) + 256 * codes[:, 2 * number + 1].astype(int)
+        assert tokens.tolist() == Codebook(centroids).tokenize(points).tolist()
+    all_of_them = [codebook.centroids[ids]]
+    all_of_them += [c[codes.view("<u2")[:, number]] for number, c in enumerate(codebook.further)]
+    decoded = codebook.decode(ids, codes)
+    assert decoded == pytest.approx(np.mean(all_of_them, axis=0), abs=1e-6)
+    unit = decoded / np.linalg.norm(decoded, axis=1, keepdims=True)
+    assert (unit * points).sum(1).mean() > first.cosines(points, ids).mean() + 0.005
+    assert codebook.encode(points[:0], ids[:0]).shape == (0, 6)
+
+
 def test_the_same_points_give_the_same_codebook_and_others_another() -> None:
     points = clusters(20, 30, 16, 0.3)
     assert fit_codebook(points, 16, parts=4).sha256 == fit_codebook(points, 16, parts=4).sha256
@@ -115,7 +149,11 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(CodebookError):
         Codebook(np.ones((4, 16), np.float32), np.zeros((4, 256, 3), np.float32))
     codebook = Codebook(clusters(4, 1, 8, 0.1))
-    with pytest.raises(CodebookError, match="no product quantiser"):
+    with pytest.raises(CodebookError, match=r"further codebooks of shape \(2, 3, 16\)"):
+        Codebook(np.ones((4, 16), np.float32), further=np.ones((2, 3, 16), np.float32))
+    with pytest.raises(CodebookError, match="further codebooks"):
+        Codebook(np.ones((4, 16), np.float32), np.zeros((4, 256, 4), np.float32), further=np.ones((2, 4, 16)))
+    with pytest.raises(CodebookError, match="nothing to make codes with"):
         codebook.encode(codebook.centroids, codebook.assign(codebook.centroids))
 
 

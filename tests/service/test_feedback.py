@@ -86,16 +86,24 @@ def test_the_query_is_known_frame_by_frame_and_by_nothing_less() -> None:
     assert feedback.alongside(asked(*OTHER), ids[::-1]) < feedback.SAME
 
 
-def test_the_query_is_known_by_its_codes_too_where_there_are_any() -> None:
+@pytest.mark.parametrize("further", [False, True])
+def test_the_query_is_known_by_its_codes_too_where_there_are_any(further: bool) -> None:
     rng = np.random.default_rng(3)
-    pq = rng.integers(0, 4, (6, 2)).astype(np.uint8)
-    coded = Codebook(CODEBOOK.centroids, 0.2 * rng.standard_normal((2, 4, 8)).astype(np.float32))
+    if further:
+        more = rng.standard_normal((2, *CODEBOOK.centroids.shape)).astype(np.float32)
+        more /= np.linalg.norm(more, axis=2, keepdims=True)
+        coded = Codebook(CODEBOOK.centroids, further=more)
+        pq = rng.integers(0, coded.size, (6, 2)).astype("<u2").view(np.uint8)
+    else:
+        coded = Codebook(CODEBOOK.centroids, 0.2 * rng.standard_normal((2, 4, 8)).astype(np.float32))
+        pq = rng.integers(0, 4, (6, 2)).astype(np.uint8)
     said = TokenString.from_frames(np.array(OTHER), FRAME_S, 0.0, pq)
-    query = embeddings_of(said, coded)
-    tables = rescoring.make_tables(query, coded)
-    vectors = coded.decode(said.frame_ids, pq)
-    assert feedback.alongside(tables, said.frame_ids, pq) == pytest.approx((query * vectors).sum(axis=1).mean())
-    assert feedback.alongside(tables, said.frame_ids, pq) > feedback.alongside(tables, said.frame_ids)
+    unlike = TokenString.from_frames(np.array(OTHER), FRAME_S, 0.0, pq[::-1])
+    tables = rescoring.make_tables(embeddings_of(said, coded), coded)
+    assert feedback._alike(tables, said, coded) == pytest.approx(1.0, abs=1e-5)
+    query, other = embeddings_of(said, coded), embeddings_of(unlike, coded)
+    assert feedback._alike(tables, unlike, coded) == pytest.approx((query * other).sum(axis=1).mean(), abs=1e-5)
+    assert feedback._alike(tables, unlike, coded) < feedback.SAME
 
 
 def test_one_place_or_none_stays_as_it_is() -> None:

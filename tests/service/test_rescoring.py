@@ -30,25 +30,46 @@ def textbook(similarity: np.ndarray) -> np.ndarray:
     return np.stack([total[-1] / rows, start[-1]], axis=1)
 
 
+def crowded(codebook: Codebook, string: TokenString, further: bool) -> np.ndarray:
+    """How crowded it is about what a frame's tokens stand for, on average: [frames]."""
+    about = [codebook.crowding[string.frame_ids]]
+    if further and string.pq is not None:
+        tokens = string.pq.view("<u2")
+        about += [other.crowding[tokens[:, number]] for number, other in enumerate(codebook.others)]
+    return np.asarray(np.mean(about, axis=0))
+
+
 @settings(deadline=None, max_examples=60)
-@given(st.integers(0, 10**6), st.integers(1, 12), st.lists(st.integers(0, 40), min_size=1, max_size=4), st.booleans())
-def test_agrees_with_the_textbook(seed: int, frames: int, lengths: list[int], residual: bool) -> None:
+@given(
+    st.integers(0, 10**6), st.integers(1, 12), st.lists(st.integers(0, 40), min_size=1, max_size=4), st.booleans(),
+    st.booleans(),
+)  # fmt: skip
+def test_agrees_with_the_textbook(seed: int, frames: int, lengths: list[int], residual: bool, further: bool) -> None:
     rng = np.random.default_rng(seed)
-    codebook = Codebook(unit(rng, 20, 8), (0.2 * rng.standard_normal((2, 16, 4))).astype(np.float32))
+    if further:
+        codebook = Codebook(unit(rng, 20, 8), further=np.stack([unit(rng, 20, 8) for _ in range(3)]))
+    else:
+        codebook = Codebook(unit(rng, 20, 8), (0.2 * rng.standard_normal((2, 16, 4))).astype(np.float32))
     strings = []
     for length in lengths:
         ids = rng.integers(0, 20, length)
-        strings.append(TokenString.from_frames(ids, 0.04, 0.0, rng.integers(0, 16, (length, 2)).astype(np.uint8)))
+        codes = (
+            rng.integers(0, 20, (length, 3)).astype("<u2").view(np.uint8)
+            if further
+            else rng.integers(0, 16, (length, 2)).astype(np.uint8)
+        )
+        strings.append(TokenString.from_frames(ids, 0.04, 0.0, codes))
     query = unit(rng, frames, 8)
     tables = make_tables(query, codebook, residual)
-    found = match(tables, gather(strings, tables.residual.shape[1]))
+    parts = codebook.parts if residual else 0
+    found = match(tables, gather(strings, parts))
     for number, string in enumerate(strings):
         ours = np.flatnonzero(found.region == number)
         if string.frames == 0:
             assert len(ours) == 0
             continue
         vectors = codebook.decode(string.frame_ids, string.pq if residual else None)
-        ends = textbook(query @ vectors.T - codebook.crowding[string.frame_ids])
+        ends = textbook(query @ vectors.T - crowded(codebook, string, further and residual))
         best = int(ends[:, 0].argmax())
         assert found.similarity[ours[0]] == pytest.approx(ends[best, 0], abs=1e-4)
         # Each hit has the value of the best path that ends where it ends, and hits do not overlap.
@@ -60,10 +81,8 @@ def test_agrees_with_the_textbook(seed: int, frames: int, lengths: list[int], re
         for one, other in itertools.combinations(hits, 2):
             assert one[1] <= other[0] or other[1] <= one[0]
         # With one hit alone it is the same best.
-        (alone,) = np.flatnonzero(match(tables, gather([string], tables.residual.shape[1]), 1).region == 0)
-        assert match(tables, gather([string], tables.residual.shape[1]), 1).similarity[alone] == pytest.approx(
-            ends[best, 0], abs=1e-4
-        )
+        (alone,) = np.flatnonzero(match(tables, gather([string], parts), 1).region == 0)
+        assert match(tables, gather([string], parts), 1).similarity[alone] == pytest.approx(ends[best, 0], abs=1e-4)
 
 
 def test_finds_the_same_frames_where_they_are_said_twice() -> None:
