@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Connection, Row, text
 
 from indexer import sources, store
 from indexer.discover import Failure, hash_file, look
 from indexer.segments import checksum
-from model.codebook import Codebook
+from model.codebook import Codebook, CodebookError
 from model.tokens import TokenString, TokenStringError
 
 PAGE = 200  # recordings read at a time
@@ -186,6 +187,11 @@ def _wrong(row: Row[Any], codebook: Codebook | None) -> str | None:
         return f"tokens of {string.frames} frames at {string.offset:.2f} s, where {row.frames} are noted"
     if codebook is not None and len(string) and int(string.ids.max()) >= codebook.size:
         return f"token {int(string.ids.max())} of a codebook of {codebook.size}"
+    if codebook is not None:
+        try:
+            codebook.check_codes(np.zeros((string.frames, 0), np.uint8) if string.pq is None else string.pq)
+        except CodebookError as error:
+            return str(error)
     return None
 
 

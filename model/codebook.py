@@ -163,6 +163,15 @@ class Codebook:
             codes[:, part] = _nearest_euclidean(residual[:, part * width : (part + 1) * width], self.pq[part])
         return codes
 
+    def check_codes(self, codes: npt.NDArray[np.uint8]) -> None:
+        """Raises CodebookError where codes uint8 [frames, parts] are not such as `encode` makes."""
+        if codes.shape[1] != self.parts:
+            raise CodebookError(f"codes of {codes.shape[1]} bytes a frame where they have {self.parts}")
+        size = self.size if self.pq is None else self.pq.shape[1]
+        highest = int((codes if self.further is None else further_tokens(codes)).max(initial=0))
+        if self.parts and highest >= size:
+            raise CodebookError(f"a code {highest} where there are {size}")
+
     def decode(self, ids: npt.NDArray[np.uint16], codes: npt.NDArray[np.uint8] | None) -> Float32:
         """Approximate embeddings float32 [frames, dim], not normalised: with further codebooks the mean of all."""
         out = self.centroids[ids].copy()

@@ -122,6 +122,8 @@ class LocalIndex:
                 held = _from_folder(folder, held, codebook.size, codebook.parts)
             held, lacking = _compared(held, wanted)
             fresh = list(_read(connection, lacking, archive.codebook_id, codebook.size, codebook.parts))
+            for one in fresh:
+                codebook.check_codes(one.pq)
             held = _compacted(held, fresh, folder)
         return View(revision, tuple(held))
 

@@ -129,6 +129,22 @@ def test_codes_are_tokens_of_further_codebooks() -> None:
     assert codebook.encode(points[:0], ids[:0]).shape == (0, 6)
 
 
+def test_codes_that_no_codebook_makes_are_known() -> None:
+    points = clusters(20, 30, 16, 0.3)
+    several, rest = with_further(fit_codebook(points, 16, parts=0), points, 2), fit_codebook(points, 16, parts=4)
+    for codebook in (several, rest):
+        codes = codebook.encode(points, codebook.tokenize(points))
+        codebook.check_codes(codes)
+        codebook.check_codes(codes[:0])
+        with pytest.raises(CodebookError, match="codes of 3 bytes a frame where they have 4"):
+            codebook.check_codes(codes[:, :3])
+    codes = several.encode(points, several.tokenize(points))
+    codes[7, 2] = 16
+    with pytest.raises(CodebookError, match="a code 16 where there are 16"):
+        several.check_codes(codes)
+    fit_codebook(points, 16, parts=0).check_codes(np.zeros((5, 0), np.uint8))
+
+
 def test_the_same_points_give_the_same_codebook_and_others_another() -> None:
     points = clusters(20, 30, 16, 0.3)
     assert fit_codebook(points, 16, parts=4).sha256 == fit_codebook(points, 16, parts=4).sha256

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 from indexer import database, embedded, pipeline, store
 from indexer.integrity import Checked
 from indexer.recordings import get_recording
-from indexer.segments import segments_between
+from indexer.segments import checksum, segments_between
 from model.tokenizer import Tokenizer
 from service import repairing
 from service.clips import read_clip
@@ -70,6 +70,24 @@ DAMAGES = {
         [("codebook_damaged", None)],
     ),
 }
+
+
+def test_a_code_that_no_codebook_makes_is_damage_also_where_its_sum_fits(
+    engine: Engine, folder: Path, tokenizer_path: Path
+) -> None:
+    index(engine, folder, tokenizer_path, codebook="archive")
+    assert problems(repairing.look(engine, "a")) == []
+    damage(engine, "UPDATE segment SET tokens = set_byte(tokens, length(tokens) - 1, 255) WHERE position = 1")
+    with engine.begin() as connection:
+        rows = connection.execute(text("SELECT recording_id, tokens FROM segment WHERE position = 1")).all()
+        for row in rows:
+            connection.execute(
+                text("UPDATE segment SET checksum = :sum WHERE recording_id = :id AND position = 1"),
+                {"sum": checksum(bytes(row.tokens)), "id": row.recording_id},
+            )
+    found = repairing.look(engine, "a").problems
+    assert [(one.code, one.recording) for one in found] == [("tokens_damaged", f"{n}.wav") for n in range(4)]
+    assert all("a code 65" in one.message for one in found)
 
 
 @pytest.mark.parametrize("what", DAMAGES)
