@@ -129,13 +129,18 @@ class Tokenizer:
         """The token string of a clip, by `codebook` or the tokenizer's own, with codes where that makes any."""
         return self.collapse(self.embed(samples), codebook, offset)
 
-    def collapse(self, embeddings: Float32, codebook: Codebook | None = None, offset: float = 0.0) -> TokenString:
-        """The token string of embeddings float32 [frames, dim] that start `offset` seconds into the recording."""
+    def collapse(
+        self, embeddings: Float32, codebook: Codebook | None = None, offset: float = 0.0, codes: bool = True
+    ) -> TokenString:
+        """The token string of embeddings float32 [frames, dim] that start `offset` seconds into the recording.
+
+        With `codes` where the codebook makes any; who has the embeddings at hand needs none.
+        """
         codebook = codebook or self.codebook
         if codebook.dim != self.codebook.dim:
             raise CodebookError(f"a codebook of {codebook.dim} dimensions for a tokenizer of {self.codebook.dim}")
         ids = codebook.tokenize(embeddings) if self._writer is None else self._written(embeddings, codebook)
-        pq = codebook.encode(embeddings, ids) if codebook.parts else None
+        pq = codebook.encode(embeddings, ids) if codes and codebook.parts else None
         return TokenString.from_frames(ids, self.info.frame_seconds, offset, pq)
 
     def _written(self, embeddings: Float32, codebook: Codebook) -> npt.NDArray[np.uint16]:

@@ -62,7 +62,7 @@ def hear(clip: Clip, tokenizer: Tokenizer, codebook: Codebook) -> Query:
     embeddings, speech = embed_speech(clip, tokenizer)
     shift = round(clip.start_s * SAMPLE_RATE) // FRAME_SAMPLES
     speech = Speech(speech.start + shift, speech.end + shift)
-    tokens = tokenizer.collapse(embeddings, codebook, speech.start_s)
+    tokens = tokenizer.collapse(embeddings, codebook, speech.start_s, codes=False)
     return Query(clip.duration_s, (speech.start_s, speech.end_s), tokens, rescoring.make_tables(embeddings, codebook))
 
 
