@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from model.audio import SAMPLE_RATE
+from model.codebook import Codebook
 from model.tokenizer import Tokenizer
 from service.clips import Clip
 from service.search import alignment, calibration, cascade, shard
@@ -23,6 +24,7 @@ from service.search.feedback import Setting
 from service.search.fusion import averaged
 from service.search.localindex import Part, View
 from service.search.query import hear
+from service.search.rescoring import Float32
 from service.search.shard import StoredSegment
 
 log = logging.getLogger(__name__)
@@ -51,16 +53,23 @@ def warm(tokenizer: Tokenizer) -> int:
     loudness = 0.2 * np.maximum(0.0, np.sin(2 * np.pi * PULSES * time_s))
     sounds = [(loudness * rng.standard_normal(len(time_s))).astype(np.float32) for _ in range(SEGMENTS)]
     nothing = np.zeros(0, np.float32)
-    codebook = tokenizer.codebook
-    segments = [
-        StoredSegment(number, number, 0, tokenizer.collapse(tokenizer.embed(sound, nothing, nothing), codebook, 0.0))
-        for number, sound in enumerate(sounds)
-    ]
     clip = Clip(nothing, sounds[0][: int(SAMPLE_RATE * 1.5)], nothing, 0.0, 1.5)
+    embeddings = [tokenizer.embed(sound, nothing, nothing) for sound in sounds]
+    centroids = tokenizer.codebook.centroids
+    # Codes that are tokens have a kind of numbers of their own; those of a product quantiser have that of none at all.
+    books = (Codebook(centroids), Codebook(centroids, further=centroids[None]))
+    return sum(_search(clip, embeddings, tokenizer, codebook) for codebook in books)
+
+
+def _search(clip: Clip, embeddings: list[Float32], tokenizer: Tokenizer, codebook: Codebook) -> int:
+    segments = [
+        StoredSegment(number, number, 0, tokenizer.collapse(rows, codebook, 0.0))
+        for number, rows in enumerate(embeddings)
+    ]
     query = averaged([hear(clip, tokenizer, codebook)] * 2)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"warm{shard.SUFFIX}")
-        shard.save(shard.build(segments, codebook.size, 0), path)
+        shard.save(shard.build(segments, codebook.size, codebook.parts), path)
         view = View(0, (Part(part := shard.load(path), np.ones(part.segments, np.bool_)),))  # mapped, as real ones are
         setting = Setting(view, codebook, calibration.sample_of(view))
         alive = [part.alive for part in view.parts]

@@ -45,3 +45,5 @@ def test_a_search_after_warming_compiles_nothing(demo_home: Path, tokenizer_path
     assert all(hits > 0 for hits in told["hits"])
     assert sum(map(len, told["before"].values())) > 5
     assert told["after"] == told["before"]
+    # Archives with codes of further codebooks have another kind of table look-up: that is there too.
+    assert len(told["before"]["service.search.rescoring._match"]) == 2
