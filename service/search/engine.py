@@ -188,7 +188,7 @@ class SearchEngine:
         clock.resume()
         alive = [_alive(part, asked.excluded) for part in setting.view.parts]
         only = None if asked.only is None else _confined(setting.view, alive, asked.only)
-        query = averaged(asked.queries)
+        query = replace(averaged(asked.queries))  # a copy, so that its tables are gone when it has been ranked
         places, evidence = cascade.find(query, setting, alive, self.settings, asked.request.exact, clock, only)
         if asked.right or asked.wrong:
             evidence = marked(places, evidence, setting, asked.right, asked.wrong)

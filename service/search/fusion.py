@@ -18,20 +18,16 @@ MOST_STEP = 3  # frames of another example that one frame of the first may pass
 def averaged(queries: Sequence[Query]) -> Query:
     """One query of all examples, with the tokens and times of the first; itself where there is one.
 
-    Look-up tables are linear in the embeddings, so the mean of tables is the table of the mean; it is not of unit
-    length, which takes weight from frames where the examples differ. Alignment is that of Petitjean, Ketterlin and
-    Gancarski 2011 (one round of averaging along DTW), by the codes of the other example.
+    The mean is not of unit length, which takes weight from frames where the examples differ. Alignment is that of
+    Petitjean, Ketterlin and Gancarski 2011 (one round of averaging along DTW), by the codes of the other example.
     """
     first = queries[0]
     if len(queries) == 1:
         return first
-    token, residual = first.tables.token.copy(), first.tables.residual.copy()
+    total = first.embeddings.copy()
     for other in queries[1:]:
-        path = along(np.ascontiguousarray(first.tables.token[:, other.tokens.frame_ids]))
-        token += other.tables.token[path]
-        residual += other.tables.residual[path]
-    count = np.float32(len(queries))
-    return replace(first, tables=replace(first.tables, token=token / count, residual=residual / count))
+        total += other.embeddings[along(first.embeddings @ first.codebook.centroids[other.tokens.frame_ids].T)]
+    return replace(first, embeddings=total / np.float32(len(queries)))
 
 
 @numba.njit(nogil=True, cache=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from sqlalchemy import Connection
@@ -45,16 +46,23 @@ class Place:
 
 @dataclass(frozen=True)
 class Query:
-    """A term as it was said once: the length of its file, where its speech lies, its tokens and look-up tables.
+    """A term as it was said once: the length of its file, where its speech lies, its tokens and embeddings.
 
-    `place` is where it lies in the archive itself, for a stretch of an indexed recording.
+    `embeddings` are float32 [frames, dim], to be looked up by `codebook`. `place` is where it lies in the archive
+    itself, for a stretch of an indexed recording.
     """
 
     duration_s: float
     speech: tuple[float, float]
     tokens: TokenString
-    tables: rescoring.Tables
+    embeddings: Float32
+    codebook: Codebook
     place: Place | None = None
+
+    @cached_property
+    def tables(self) -> rescoring.Tables:
+        """Its look-up tables, which take some hundred times the memory: they are made when they are needed."""
+        return rescoring.make_tables(self.embeddings, self.codebook)
 
 
 def hear(clip: Clip, tokenizer: Tokenizer, codebook: Codebook) -> Query:
@@ -63,7 +71,7 @@ def hear(clip: Clip, tokenizer: Tokenizer, codebook: Codebook) -> Query:
     shift = round(clip.start_s * SAMPLE_RATE) // FRAME_SAMPLES
     speech = Speech(speech.start + shift, speech.end + shift)
     tokens = tokenizer.collapse(embeddings, codebook, speech.start_s, codes=False)
-    return Query(clip.duration_s, (speech.start_s, speech.end_s), tokens, rescoring.make_tables(embeddings, codebook))
+    return Query(clip.duration_s, (speech.start_s, speech.end_s), tokens, embeddings, codebook)
 
 
 def embed_speech(clip: Clip, tokenizer: Tokenizer) -> tuple[Float32, Speech]:
@@ -92,8 +100,7 @@ def remember(
         length_s = reference.end_s - reference.start_s
         raise QueryTooLong(f"{length_s:.0f} s of query, where {longest_s:g} s are allowed", "end")
     place, tokens, duration_s = _stored(reference, connection, archive_id, frame_s)
-    tables = rescoring.make_tables(embeddings_of(tokens, codebook), codebook)
-    return Query(duration_s, (place.start_s, place.end_s), tokens, tables, place)
+    return Query(duration_s, (place.start_s, place.end_s), tokens, embeddings_of(tokens, codebook), codebook, place)
 
 
 def locate(reference: Reference, connection: Connection, archive_id: int, frame_s: float) -> tuple[Place, TokenString]:

@@ -21,7 +21,7 @@ CODEBOOK = Codebook(unit(np.random.default_rng(0), 64, 16), 0.1 * np.ones((4, 25
 
 def query_of(embeddings: np.ndarray) -> Query:
     tokens = TokenString.from_frames(CODEBOOK.assign(embeddings), FRAME_S)
-    return Query(1.0, (0.0, 1.0), tokens, rescoring.make_tables(embeddings, CODEBOOK))
+    return Query(1.0, (0.0, 1.0), tokens, embeddings, CODEBOOK)
 
 
 def test_one_example_is_itself() -> None:
@@ -51,7 +51,7 @@ def test_noise_that_examples_do_not_share_is_averaged_out() -> None:
     same = averaged([queries[0]] * 3)
     assert same.tables.token == pytest.approx(queries[0].tables.token, abs=1e-6)
     assert same.tables.residual == pytest.approx(queries[0].tables.residual, abs=1e-6)
-    assert replace(same, tables=queries[0].tables) == queries[0]
+    assert replace(same, embeddings=queries[0].embeddings) == queries[0]
 
 
 @hypothesis_settings(deadline=None, max_examples=50)
