@@ -54,7 +54,7 @@ def books(vq: Codebook, generated: Sequence[Path], recordings: Recordings) -> It
     lines = [strings.collapsed[a:b].tolist() for a, b in zip(strings.offsets[:-1], strings.offsets[1:], strict=True)]
     merges = learn_merges(lines, max(MERGES), vq.size)
     for count in sorted({min(count, len(merges)) for count in MERGES}):  # no pair may be left that is there twice
-        joined = Merged(vq.centroids, None, vq.switch_penalty, merges[:count])
+        joined = Merged(vq.centroids, switch_penalty=vq.switch_penalty, merges=merges[:count])
         yield "VQ, byte-pair merges", f"{count:,}", joined
     for path in generated:
         yield "PairAlign, by rate", path.stem, of_file(path)[1]

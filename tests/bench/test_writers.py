@@ -56,7 +56,7 @@ def test_by_hand() -> None:
 
 def test_merged_tokens_hold_their_frames() -> None:
     centroids = np.eye(3, dtype=np.float32)
-    book = Merged(centroids, None, 0.0, ((0, 1),))
+    book = Merged(centroids, switch_penalty=0.0, merges=((0, 1),))
     assert book.tokenize(centroids[[0, 0, 1, 2, 2, 0]]).tolist() == [3, 3, 3, 2, 2, 0]
     assert book.tokenize(centroids[:0]).tolist() == []
 
