@@ -88,10 +88,8 @@ def save_codebook(
     parts, size = (0, 0) if codebook.pq is None else codebook.pq.shape[:2]
     values = {
         "archive_id": archive_id, "kind": kind, "sha256": codebook.sha256, "size": codebook.size, "dim": codebook.dim,
-        "centroids": codebook.centroids.astype("<f4").tobytes(),
-        "pq": None if codebook.pq is None else codebook.pq.astype("<f4").tobytes(),
-        "further": None if codebook.further is None else codebook.further.astype("<f4").tobytes(),
         "pq_parts": parts, "pq_size": size, "switch_penalty": codebook.switch_penalty, "parameters": parameters,
+        **store.codebook_bytes(codebook),
     }  # fmt: skip
     statement = insert(schema.Codebook).values(values)
     statement = statement.on_conflict_do_update(

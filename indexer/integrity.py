@@ -111,13 +111,7 @@ def recount(connection: Connection, archive_id: int) -> None:
 
 def restore_codebook(connection: Connection, codebook_id: int, codebook: Codebook) -> bool:
     """Write a damaged codebook's bytes anew where this is the one; whether it is."""
-    values = {
-        "id": codebook_id,
-        "sha256": codebook.sha256,
-        "centroids": codebook.centroids.astype("<f4").tobytes(),
-        "pq": None if codebook.pq is None else codebook.pq.astype("<f4").tobytes(),
-        "further": None if codebook.further is None else codebook.further.astype("<f4").tobytes(),
-    }
+    values = {"id": codebook_id, "sha256": codebook.sha256, **store.codebook_bytes(codebook)}
     done = connection.execute(
         text("""
             UPDATE codebook SET centroids = :centroids, pq = :pq, further = :further

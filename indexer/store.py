@@ -180,6 +180,12 @@ def load_codebook(connection: Connection, codebook_id: int) -> Codebook:
     return codebook
 
 
+def codebook_bytes(codebook: Codebook) -> dict[str, bytes | None]:
+    """The numbers of a codebook as its columns hold them."""
+    columns = {"centroids": codebook.centroids, "pq": codebook.pq, "further": codebook.further}
+    return {name: None if numbers is None else numbers.astype("<f4").tobytes() for name, numbers in columns.items()}
+
+
 def makes_codes(connection: Connection, codebook_id: int | None) -> bool:
     """Whether there is a codebook of that id, and something with it to make codes with."""
     asked = text("SELECT pq IS NOT NULL OR further IS NOT NULL FROM codebook WHERE id = :id")

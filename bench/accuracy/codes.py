@@ -54,7 +54,7 @@ def main() -> None:
             each = {n: np.asarray(s.pq) for n, s in enumerate(parts)}
             runs = {n: once_a_run(np.asarray(s.ids), np.asarray(s.pq)) for n, s in enumerate(parts)}
             kept["centroids alone (ships)"] = lambda q, c=none: (
-                q.tables.without_codes,
+                rescoring.make_tables(q.embeddings, q.codebook, residual=False),
                 c,
             )  # type: ignore[misc]
             kept["and codes of every frame (`--codes`)"] = lambda q, c=each: (q.tables, c)  # type: ignore[misc]

@@ -64,11 +64,6 @@ class Tables:
         """Of the first codebook in a cosine."""
         return np.float32(1.0 if self.further_crowding is None else 1.0 / (1 + self.residual.shape[1]))
 
-    @property
-    def without_codes(self) -> Tables:
-        """The same for a match by the first codebook's tokens alone."""
-        return Tables(self.token, self.residual[:, :0], self.crowding)
-
     def each(self, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
         """Codes uint8 [frames, bytes] as numbers in the tables, [frames, M]."""
         return codes if self.further_crowding is None else further_tokens(codes)
